@@ -1,0 +1,19 @@
+"""Gradient compression that Horovod's own allreduce can sum.
+
+    from hvd_gqsgd.torch import GlobalQSGD          # PyTorch
+    opt = hvd.DistributedOptimizer(opt, named_parameters=model.named_parameters(), compression=GlobalQSGD)
+
+Where things live; imports point inward only (torch -> schemes -> maths):
+
+    errors    one family of exceptions
+    maths     the specification, in NumPy: levels, lanes, dither, quantisation
+    kernels   the specification and the compiled C++ behind one interface
+    schemes   an algorithm as a generator that yields the collectives it needs
+    worlds    n virtual ranks in one process, for tests
+    torch     the front end for horovod.torch
+    cli       ``hvd-gqsgd doctor``
+
+Importing this package imports no framework.
+"""
+
+__version__ = "0.1.0"

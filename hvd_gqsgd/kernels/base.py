@@ -1,0 +1,58 @@
+"""What a set of kernels does: three verbs over the tensors of one bucket.
+
+Kernels are dumb: buffers and scalars in, codes out. Who calls them has validated everything. What a "buffer" is depends
+on who made the kernels: NumPy arrays for the specification, anything with an address for the compiled ones, tensors
+for the PyTorch ones.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from hvd_gqsgd.kernels.layout import Layout
+
+Buffer = Any
+
+
+class Kernels(ABC):
+    """Block norms, encode and decode; every implementation gives the same bits as ``kernels.reference``."""
+
+    #: What ``describe()`` and the environment variable call this implementation.
+    name: str
+
+    @abstractmethod
+    def block_norms(self, layout: Layout, tensors: Sequence[Buffer], norms: Buffer) -> None:
+        """Write max |x| of every block of every member into ``norms`` (+inf for a block with NaN or Inf).
+
+        tensors: one flat, contiguous buffer per member, of the member's dtype and numel; read only.
+        norms: float32 (layout.norms_numel,); the header is left alone.
+        """
+
+    @abstractmethod
+    def encode(
+        self,
+        layout: Layout,
+        tensors: Sequence[Buffer],
+        norms: Buffer,
+        words: Buffer,
+        *,
+        levels: int,
+        seed: int,
+        step: int,
+        rank: int,
+    ) -> None:
+        """Write every member's codes into ``words`` (int32 (layout.words_numel,)); the header is left alone.
+
+        norms: as agreed by every rank. (seed, step, member's tensor_id, rank) key the dither.
+        """
+
+    @abstractmethod
+    def decode(
+        self, layout: Layout, index: int, words: Buffer, norms: Buffer, out: Buffer, *, levels: int, factor: float
+    ) -> None:
+        """Write member ``index`` of the summed ``words`` into ``out``: sums * (norm * (factor / levels)).
+
+        out: flat, contiguous, of the member's dtype and numel; may be the very buffer that was encoded.
+        """

@@ -1,0 +1,12 @@
+"""Algorithms as generators that yield the collectives they need; none knows a framework.
+
+base          the yield protocol, the bucket that travels, what every scheme offers
+settings      frozen keyword-only settings with errors that say what to write
+agreement     what ranks tell each other to find out why they differ
+global_qsgd   Global-QSGD with standard dithering
+"""
+
+from hvd_gqsgd.schemes.base import Bucket, Max, Scheme, Sum, World
+from hvd_gqsgd.schemes.global_qsgd import GlobalQSGD
+
+__all__ = ["Bucket", "GlobalQSGD", "Max", "Scheme", "Sum", "World"]

@@ -1,0 +1,116 @@
+"""The yield protocol: a scheme is straight-line code, whoever drives it decides what a collective is.
+
+    def exchange(self, bucket, kernels, world):
+        kernels.block_norms(bucket.layout, bucket.tensors, bucket.norms)
+        yield Max(bucket.norms)              # resumed when the buffer holds the maximum over all ranks
+        kernels.encode(...)
+        yield Sum(bucket.words)
+
+The torch engine starts an asynchronous Horovod allreduce at a yield and resumes the generator in a later hook;
+``worlds.loopback`` runs n generators in one process.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from hvd_gqsgd.errors import DisagreementError
+from hvd_gqsgd.kernels.base import Buffer, Kernels
+from hvd_gqsgd.kernels.layout import Layout
+from hvd_gqsgd.schemes.settings import Settings
+
+# Checks are compared as float32, which is exact up to here.
+CHECK_RANGE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Max:
+    """Ask for the element-wise maximum over all ranks, in place. A rank that joined counts as zeros."""
+
+    buffer: Buffer
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Ask for the element-wise sum over all ranks, in place. A rank that joined counts as zeros."""
+
+    buffer: Buffer
+
+
+Exchange = Generator["Max | Sum", None, None]
+
+
+@dataclass(frozen=True)
+class World:
+    """The process set as a scheme sees it: ``size`` ranks, of which this is ``rank``."""
+
+    size: int
+    rank: int
+
+
+@dataclass
+class Bucket:
+    """Tensors that travel together, with the persistent buffers they travel in.
+
+    check: 1 .. 2^24 - 1, a digest of the settings and of every member; equal on all ranks or nothing is decoded.
+    """
+
+    layout: Layout
+    names: tuple[str, ...]
+    check: int
+    norms: Buffer
+    words: Buffer
+    tensors: Sequence[Buffer] = ()
+    step: int = 0
+
+    def write_check(self, valid: bool) -> None:
+        """Put ``check`` into the header so that Max finds both its maximum and its minimum over the ranks.
+
+        The complement, not the negative, carries the minimum: zeros from a joined rank then change neither.
+        A rank that is not ``valid`` writes what no other rank has.
+        """
+        check = self.check if valid else 0
+        self.norms[0] = check
+        self.norms[1] = CHECK_RANGE - check
+
+    def verify_check(self) -> None:
+        """Raise DisagreementError, on every rank alike, unless all ranks wrote the same ``check``."""
+        if float(self.norms[0]) != CHECK_RANGE - float(self.norms[1]):
+            raise DisagreementError(
+                f"allreduce of {_listed(self.names)}: the ranks' settings or tensors differ (expected one common "
+                "check value, got several); give every rank the same compression settings and the same shapes"
+            )
+
+
+class Scheme(Settings):
+    """An algorithm with its settings: what travels, and how the result is read back."""
+
+    @abstractmethod
+    def exchange(self, bucket: Bucket, kernels: Kernels, world: World, *, valid: bool = True) -> Exchange:
+        """Yield the collectives that leave the bucket ready for ``decode``; reads ``bucket.tensors``.
+
+        valid: False where this rank knows that its tensors are wrong; every rank then gets a DisagreementError.
+        """
+
+    @abstractmethod
+    def decode(self, bucket: Bucket, index: int, kernels: Kernels, world: World, out: Buffer, *, scale: float) -> None:
+        """Write member ``index`` of a finished exchange into ``out``.
+
+        scale: what Horovod's own reduction makes of a 1 on every rank that took part: 1 for Average over all
+        ranks, n for Sum, with the user's own factors on top. The result is scale * mean over those that took part.
+        """
+
+    @abstractmethod
+    def layout_settings(self) -> dict[str, int]:
+        """The settings that decide where words and norms lie: arguments of ``Layout``."""
+
+    @abstractmethod
+    def check_world(self, size: int) -> None:
+        """Raise SettingsError where these settings can't serve ``size`` ranks."""
+
+
+def _listed(names: tuple[str, ...], most: int = 4) -> str:
+    quoted = ", ".join(repr(name) for name in names[:most])
+    return quoted if len(names) <= most else f"{quoted} and {len(names) - most} more"
