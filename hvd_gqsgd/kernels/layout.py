@@ -11,7 +11,6 @@ same exchange (schemes.base explains it). Every tensor starts a new block, every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate

@@ -6,7 +6,12 @@ import numpy as np
 
 #: dtype names as they go over the kernel interface, in the order of their codes.
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-_STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "float64": np.float64}
+_STORAGE: dict[str, type[np.generic]] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "float64": np.float64,
+}
 
 
 def storage(dtype: str) -> type[np.generic]:
@@ -18,7 +23,7 @@ def to_float32(x: np.ndarray) -> np.ndarray:
     """float32 copy or view of x; a uint16 array is read as bfloat16, float64 rounds to nearest even."""
     if x.dtype == np.uint16:
         return (x.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return x.astype(np.float32, copy=False)
 
 

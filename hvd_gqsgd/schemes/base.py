@@ -12,7 +12,7 @@ The torch engine starts an asynchronous Horovod allreduce at a yield and resumes
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -69,11 +69,10 @@ class Bucket:
         """Put ``check`` into the header so that Max finds both its maximum and its minimum over the ranks.
 
         The complement, not the negative, carries the minimum: zeros from a joined rank then change neither.
-        A rank that is not ``valid`` writes what no other rank has.
+        A rank that is not ``valid`` writes two numbers that can't belong together, whatever the others write.
         """
-        check = self.check if valid else 0
-        self.norms[0] = check
-        self.norms[1] = CHECK_RANGE - check
+        self.norms[0] = self.check if valid else CHECK_RANGE
+        self.norms[1] = CHECK_RANGE - self.check if valid else CHECK_RANGE
 
     def verify_check(self) -> None:
         """Raise DisagreementError, on every rank alike, unless all ranks wrote the same ``check``."""
@@ -84,7 +83,7 @@ class Bucket:
             )
 
 
-class Scheme(Settings):
+class Scheme(Settings, ABC):
     """An algorithm with its settings: what travels, and how the result is read back."""
 
     @abstractmethod

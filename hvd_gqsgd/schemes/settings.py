@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import operator
-from abc import ABC
 from dataclasses import fields
 from typing import Any
 
 from hvd_gqsgd.errors import SettingsError
 
 
-class Settings(ABC):
+class Settings:
     """Base of dataclasses that hold settings: an unknown or unnamed argument says what to write instead."""
 
     def __new__(cls, *unnamed: Any, **named: Any) -> Settings:

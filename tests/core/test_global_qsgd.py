@@ -38,9 +38,7 @@ def allreduce(scheme, inputs, scale=1.0, step=0):
     n = len(inputs)
     buckets = buckets_for(scheme, inputs, step)
     present = [rank for rank in range(n) if inputs[rank] is not None]
-    loopback.run(
-        [scheme.exchange(buckets[r], KERNELS, World(n, r)) if r in present else None for r in range(n)]
-    )
+    loopback.run([scheme.exchange(buckets[r], KERNELS, World(n, r)) if r in present else None for r in range(n)])
     results = []
     for rank in present:
         outs = [np.empty_like(t) for t in inputs[rank]]
@@ -136,25 +134,23 @@ def test_inputs_are_left_alone():
 
 
 @pytest.mark.parametrize("absent", [None, 0, 2])
-def test_one_rank_that_means_another_exchange_is_an_error_on_every_rank(absent):
+@pytest.mark.parametrize("fault", ["another check", "one invalid", "all invalid"])
+def test_ranks_that_mean_different_exchanges_get_an_error_on_every_rank(absent, fault):
     scheme, n = GlobalQSGD(), 3
     inputs = [None if rank == absent else tensors for rank, tensors in enumerate(gaussian(n))]
     buckets = buckets_for(scheme, inputs)
-    buckets[1].check += 1
-    exchanges = [
-        None if rank == absent else scheme.exchange(bucket, KERNELS, World(n, rank))
-        for rank, bucket in enumerate(buckets)
-    ]
-    highest = None
-    for exchange in exchanges:
-        if exchange is not None:
-            buffer = next(exchange).buffer
-            highest = buffer.copy() if highest is None else np.maximum(highest, buffer)
-    for rank, exchange in enumerate(exchanges):
-        if exchange is not None:
-            buckets[rank].norms[...] = np.maximum(highest, 0)
-            with pytest.raises(DisagreementError, match="'t0'.*differ"):
-                next(exchange)
+    buckets[1].check += fault == "another check"
+    invalid = {"one invalid": {1}, "all invalid": {0, 1, 2}}.get(fault, set())
+    exchanges = {
+        rank: scheme.exchange(buckets[rank], KERNELS, World(n, rank), valid=rank not in invalid)
+        for rank in range(n)
+        if rank != absent
+    }
+    highest = np.maximum.reduce([next(exchange).buffer for exchange in exchanges.values()])
+    for rank, exchange in exchanges.items():
+        buckets[rank].norms[...] = np.maximum(highest, 0)
+        with pytest.raises(DisagreementError, match="'t0'.*differ"):
+            next(exchange)
 
 
 def test_a_world_too_large_names_the_bits_that_work():

@@ -1,0 +1,156 @@
+"""The compiled kernels (csrc/) behind ctypes, which lets other Python threads run meanwhile."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy as np
+
+from hvd_gqsgd.errors import KernelsMissingError
+from hvd_gqsgd.kernels.base import Buffer, Kernels
+from hvd_gqsgd.kernels.layout import SEGMENT, Layout
+
+#: Instruction sets by what ``gqsgd_runs`` calls them, best first.
+ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}
+BUILD = "`pip install --no-build-isolation -e .` or `make setup` in the source tree"
+_ABI = 1
+
+_int, _i64, _u64, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p
+_SIGNATURES: dict[str, list[type]] = {
+    "gqsgd_block_norms": [_pointer, _i64, _i64, _pointer, _int, _int],
+    "gqsgd_encode": [_pointer, _i64, _i64, _int, _int, _u64, _u64, _u64, _pointer, _pointer, _int, _int],
+    "gqsgd_decode": [_pointer, _pointer, _i64, _int, _int, ctypes.c_double, _pointer, _pointer, _int, _int],
+}
+
+
+def library_path() -> Path:
+    """Where ``setup.py`` puts the shared library of this Python."""
+    return Path(__file__).with_name("_kernels" + EXTENSION_SUFFIXES[0])
+
+
+@functools.cache
+def load(path: Path) -> ctypes.CDLL:
+    """The library at ``path``, signatures declared.
+
+    Raises KernelsMissingError where it does not exist, does not load, or was built from other sources.
+    """
+    try:
+        library = ctypes.CDLL(str(path))
+        abi = library.gqsgd_abi()
+    except (OSError, AttributeError) as error:
+        raise KernelsMissingError(f"the compiled kernels did not load: {error}; build them with {BUILD}") from error
+    if abi != _ABI:
+        raise KernelsMissingError(
+            f"{path} is of another version (expected interface {_ABI}, got {abi}); rebuild it with {BUILD}"
+        )
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    return library
+
+
+def runnable() -> list[str]:
+    """Names of the instruction sets that this processor runs, best first. Raises KernelsMissingError as ``load``."""
+    library = load(library_path())
+    return [name for name, code in ISAS.items() if library.gqsgd_runs(code)]
+
+
+def default_threads() -> int:
+    """Threads that ``threads=0`` stands for: OpenMP's default."""
+    return int(load(library_path()).gqsgd_default_threads())
+
+
+def address_of_array(array: np.ndarray) -> int:
+    """Address of a NumPy array's first element."""
+    return array.ctypes.data
+
+
+class CompiledKernels(Kernels):
+    """``address`` gives the address of the caller's buffers; the default takes NumPy arrays.
+
+    isa: a key of ``ISAS``, the best that runs here by default. threads: a number, or what to call for it each time;
+    0 is OpenMP's default. Small work takes fewer threads.
+
+    Raises KernelsMissingError where the library is not built or the processor lacks ``isa``.
+    """
+
+    def __init__(
+        self,
+        address: Callable[[Buffer], int] = address_of_array,
+        isa: str | None = None,
+        threads: Callable[[], int] | int = 0,
+    ) -> None:
+        here = runnable()
+        if isa is not None and isa not in here:
+            raise KernelsMissingError(f"kernels {isa!r} do not run on this processor; it has {', '.join(here)}")
+        self.name = here[0] if isa is None else isa
+        self._isa = ISAS[self.name]
+        self._address = address
+        self._threads = threads
+        self._library = load(library_path())
+
+    @property
+    def threads(self) -> int:
+        """What the next call asks for; 0 is OpenMP's default."""
+        return self._threads() if callable(self._threads) else self._threads
+
+    def block_norms(self, layout: Layout, tensors: Sequence[Buffer], norms: Buffer) -> None:
+        table = self._table(layout, tensors)
+        self._library.gqsgd_block_norms(
+            address_of_array(table), len(table), layout.block_size, self._address(norms), self.threads, self._isa
+        )
+
+    def encode(
+        self,
+        layout: Layout,
+        tensors: Sequence[Buffer],
+        norms: Buffer,
+        words: Buffer,
+        *,
+        levels: int,
+        seed: int,
+        step: int,
+        rank: int,
+    ) -> None:
+        table = self._table(layout, tensors)
+        self._library.gqsgd_encode(
+            address_of_array(table),
+            len(table),
+            layout.block_size,
+            layout.bits,
+            levels,
+            # ctypes takes integers of any size mod 2^64, as the specification does.
+            seed,
+            step,
+            rank,
+            self._address(norms),
+            self._address(words),
+            self.threads,
+            self._isa,
+        )
+
+    def decode(
+        self, layout: Layout, index: int, words: Buffer, norms: Buffer, out: Buffer, *, levels: int, factor: float
+    ) -> None:
+        self._library.gqsgd_decode(
+            address_of_array(layout.segments) + index * SEGMENT.itemsize,
+            self._address(out),
+            layout.block_size,
+            layout.bits,
+            levels,
+            factor,
+            self._address(words),
+            self._address(norms),
+            self.threads,
+            self._isa,
+        )
+
+    def _table(self, layout: Layout, tensors: Sequence[Buffer]) -> np.ndarray:
+        # A copy, because several threads may share a layout.
+        table = layout.segments.copy()
+        table["address"] = [self._address(tensor) for tensor in tensors]
+        return table

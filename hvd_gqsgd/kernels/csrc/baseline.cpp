@@ -1,0 +1,8 @@
+// The kernels for every processor of the architecture that the compiler targets.
+#include "variants.h"
+
+namespace {
+#include "body.inc"
+}
+
+const Variant baseline_variant = {block_norms, encode, decode};

@@ -1,0 +1,140 @@
+// The C interface: chooses the instruction set at run time and deals the blocks of all segments out to threads.
+#include "variants.h"
+
+#include <omp.h>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace {
+
+// Below this a thread costs more than it saves.
+const int64_t MIN_NUMEL_PER_THREAD = 1 << 16;
+const uint64_t GOLDEN = 0x9E3779B97F4A7C15ull;
+
+// The arithmetic needs subnormals and rounding to nearest, whatever the calling thread has set (for example
+// torch.set_flush_denormal), or ranks would disagree.
+class DefaultFloats {
+#if defined(__x86_64__)
+    unsigned saved_ = _mm_getcsr();
+
+public:
+    DefaultFloats() { _mm_setcsr(0x1f80); }
+    ~DefaultFloats() { _mm_setcsr(saved_); }
+#else
+public:
+    DefaultFloats() {}
+#endif
+};
+
+const Variant &variant_of(int isa) {
+#if defined(__x86_64__)
+    if (isa == GQSGD_AVX512) return avx512_variant;
+    if (isa == GQSGD_AVX2) return avx2_variant;
+#else
+    (void)isa;
+#endif
+    return baseline_variant;
+}
+
+uint64_t mix64(uint64_t value) {
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9ull;
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EBull;
+    return value ^ (value >> 31);
+}
+
+PairKeys pair_keys(uint64_t seed, uint64_t step, uint64_t tensor_id, uint64_t rank) {
+    uint64_t key = 0;
+    const uint64_t parts[] = {seed, step, tensor_id, rank};
+    for (uint64_t part : parts) key = mix64((key ^ part) + GOLDEN);
+    PairKeys keys;
+    for (int pair = 0; pair < 8; pair++) {
+        const uint64_t draw = mix64(key + (uint64_t)(pair + 1) * GOLDEN);
+        keys.k0[pair] = (uint32_t)draw;
+        keys.k1[pair] = (uint32_t)(draw >> 32);
+    }
+    return keys;
+}
+
+int64_t blocks_of(const gqsgd_segment &segment, int64_t block_size) {
+    return (segment.numel + block_size - 1) / block_size;
+}
+
+// Calls work(segment, range) for blocks [begin, end) of the list of all blocks of all segments.
+template <class Work>
+void visit(const gqsgd_segment *segments, int64_t count, int64_t block_size, int64_t begin, int64_t end, Work work) {
+    const DefaultFloats floats;
+    for (int64_t s = 0, before = 0; s < count && before < end; s++) {
+        const int64_t blocks = blocks_of(segments[s], block_size);
+        const int64_t from = begin > before ? begin - before : 0, to = end - before < blocks ? end - before : blocks;
+        if (from < to)
+            work(segments[s], BlockRange{from, to, segments[s].numel, block_size, (int)segments[s].dtype});
+        before += blocks;
+    }
+}
+
+template <class Work>
+void visit_all(const gqsgd_segment *segments, int64_t count, int64_t block_size, int threads, Work work) {
+    int64_t numel = 0, blocks = 0;
+    for (int64_t s = 0; s < count; s++) {
+        numel += segments[s].numel;
+        blocks += blocks_of(segments[s], block_size);
+    }
+    int64_t team = threads > 0 ? threads : omp_get_max_threads();
+    if (team > numel / MIN_NUMEL_PER_THREAD) team = numel / MIN_NUMEL_PER_THREAD;
+    if (team <= 1) return visit(segments, count, block_size, 0, blocks, work);
+#pragma omp parallel num_threads((int)team)
+    {
+        const int64_t size = omp_get_num_threads(), me = omp_get_thread_num();
+        visit(segments, count, block_size, blocks * me / size, blocks * (me + 1) / size, work);
+    }
+}
+
+}  // namespace
+
+int gqsgd_abi(void) { return GQSGD_ABI; }
+
+int gqsgd_runs(int isa) {
+    if (isa == GQSGD_BASELINE) return 1;
+#if defined(__x86_64__)
+    if (isa == GQSGD_AVX2) return __builtin_cpu_supports("avx2") ? 1 : 0;
+    if (isa == GQSGD_AVX512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+    return 0;
+}
+
+int gqsgd_default_threads(void) { return omp_get_max_threads(); }
+
+void gqsgd_block_norms(
+    const gqsgd_segment *segments, int64_t count, int64_t block_size, float *norms, int threads, int isa) {
+    const Variant &variant = variant_of(isa);
+    visit_all(segments, count, block_size, threads, [&](const gqsgd_segment &segment, const BlockRange &range) {
+        variant.block_norms(range, (const void *)segment.address, norms + segment.norms_offset);
+    });
+}
+
+void gqsgd_encode(
+    const gqsgd_segment *segments, int64_t count, int64_t block_size, int bits, int levels, uint64_t seed,
+    uint64_t step, uint64_t rank, const float *norms, int32_t *words, int threads, int isa) {
+    const Variant &variant = variant_of(isa);
+    visit_all(segments, count, block_size, threads, [&](const gqsgd_segment &segment, const BlockRange &range) {
+        const PairKeys keys = pair_keys(seed, step, segment.tensor_id, rank);
+        variant.encode(
+            range, (const void *)segment.address, norms + segment.norms_offset, bits, levels, keys,
+            (uint32_t *)words + segment.words_offset);
+    });
+}
+
+void gqsgd_decode(
+    const gqsgd_segment *segment, void *out, int64_t block_size, int bits, int levels, double factor,
+    const int32_t *words, const float *norms, int threads, int isa) {
+    const Variant &variant = variant_of(isa);
+    const double factor_per_level = factor / (double)levels;
+    visit_all(segment, 1, block_size, threads, [&](const gqsgd_segment &one, const BlockRange &range) {
+        variant.decode(
+            range, (const uint32_t *)words + one.words_offset, norms + one.norms_offset, bits, factor_per_level, out);
+    });
+}

@@ -1,0 +1,62 @@
+/* The C interface of the compiled kernels: block norms, encode and decode over the tensors of a bucket.
+ *
+ * Buffers and scalars in, codes out; nothing is validated here. hvd_gqsgd/maths is the specification, to the bit, and
+ * hvd_gqsgd/kernels/compiled.py the only caller. Offsets count elements from the beginning of the norms and the words
+ * buffer, their headers included.
+ */
+#ifndef GQSGD_KERNELS_H
+#define GQSGD_KERNELS_H
+
+#include <stdint.h>
+
+#define GQSGD_API __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Counts up with every change below; compiled.py refuses a library that was built from other sources. */
+#define GQSGD_ABI 1
+
+/* Instruction sets, in rising order. */
+enum { GQSGD_BASELINE = 0, GQSGD_AVX2 = 1, GQSGD_AVX512 = 2 };
+
+/* Element types, in the order of maths.floats.DTYPES. */
+enum { GQSGD_FLOAT32 = 0, GQSGD_FLOAT16 = 1, GQSGD_BFLOAT16 = 2, GQSGD_FLOAT64 = 3 };
+
+/* One tensor of a bucket: a row of layout.SEGMENT. */
+typedef struct {
+    uint64_t address;
+    int64_t numel;
+    int64_t norms_offset;
+    int64_t words_offset;
+    uint64_t tensor_id;
+    int64_t dtype;
+} gqsgd_segment;
+
+GQSGD_API int gqsgd_abi(void);
+
+/* 1 where this library has kernels for ``isa`` and this processor runs them. */
+GQSGD_API int gqsgd_runs(int isa);
+
+/* Threads that ``threads = 0`` stands for. Small work takes fewer than it was offered. */
+GQSGD_API int gqsgd_default_threads(void);
+
+/* norms[b] = max |x| of block b, +inf where the block has a NaN or an Inf. */
+GQSGD_API void gqsgd_block_norms(
+    const gqsgd_segment *segments, int64_t count, int64_t block_size, float *norms, int threads, int isa);
+
+/* words = the codes of every segment, dithered by (seed, step, tensor_id, rank). 2 <= bits <= 16. */
+GQSGD_API void gqsgd_encode(
+    const gqsgd_segment *segments, int64_t count, int64_t block_size, int bits, int levels, uint64_t seed,
+    uint64_t step, uint64_t rank, const float *norms, int32_t *words, int threads, int isa);
+
+/* out = lane sums * (norm * (factor / levels)) for one segment; the segment's own address is not read. */
+GQSGD_API void gqsgd_decode(
+    const gqsgd_segment *segment, void *out, int64_t block_size, int bits, int levels, double factor,
+    const int32_t *words, const float *norms, int threads, int isa);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

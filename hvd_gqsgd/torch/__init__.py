@@ -1,0 +1,17 @@
+"""The front end for horovod.torch.
+
+from hvd_gqsgd.torch import GlobalQSGD, traffic
+
+compressor  what users pass as ``compression=``
+engine      routes tensors; session: one optimizer's steps; direct: hvd.allreduce
+exchange    one bucket on its way through Horovod
+plan        which tensors travel together; agreement: how ranks find out that they differ
+calls       which Horovod operation is calling: the one file that knows Horovod's insides
+operators   the kernels in PyTorch operators, for gradients on a GPU
+traffic     bytes sent beside what Horovod would have sent
+"""
+
+from hvd_gqsgd.torch.compressor import GlobalQSGD
+from hvd_gqsgd.torch.traffic import Traffic, traffic
+
+__all__ = ["GlobalQSGD", "Traffic", "traffic"]

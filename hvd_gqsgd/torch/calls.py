@@ -1,0 +1,135 @@
+"""Which Horovod operation is calling ``compress``: the one file that knows Horovod's insides.
+
+Horovod hands a compressor a tensor and nothing else. Its callers hold the rest (name, op, scale factors, process
+set, optimizer) as local variables, so this file reads them from the calling frame. Frames are recognised by their
+code objects, which survive Horovod's copying of its optimizer class. Nothing of Horovod is patched.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+import horovod
+import horovod.torch as hvd
+import torch
+from horovod.torch import mpi_ops
+from horovod.torch.optimizer import _DistributedAdasumOptimizer, _DistributedOptimizer
+
+from hvd_gqsgd import compat
+from hvd_gqsgd.errors import IncompatibleHorovodError, UnsupportedError
+
+compat.check_horovod(horovod.__version__)
+
+# From here to Horovod's own frame: this package's, a comprehension's, and a few of a compressor that wraps ours.
+MOST_FRAMES = 10
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of ``compress`` and the operation that it belongs to.
+
+    optimizer: the DistributedOptimizer, or None for hvd.allreduce and hvd.grouped_allreduce.
+    name: the parameter's or operation's name; None where the user gave none.
+    arguments: what Horovod was asked for, to be asked again in a backward pass (direct calls only).
+    """
+
+    optimizer: Any
+    name: str | None
+    process_set: hvd.ProcessSet
+    arguments: dict[str, Any]
+
+
+def caller(tensor: torch.Tensor, compressor: str) -> Call:
+    """The Horovod operation that compresses ``tensor``; UnsupportedError where it is none that can be served."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(MOST_FRAMES):
+        if frame is None:
+            break
+        read = _READERS.get(frame.f_code)
+        if read is not None:
+            return read(frame, tensor, compressor)
+        frame = frame.f_back
+    raise UnsupportedError(
+        f"{compressor}.compress() of a tensor of shape {tuple(tensor.shape)}: expected a call from Horovod, got one "
+        f"from elsewhere; write compression={compressor} in hvd.DistributedOptimizer, hvd.allreduce or "
+        "hvd.grouped_allreduce"
+    )
+
+
+def generation() -> object:
+    """An object that lives as long as one ``hvd.init()``: ranks, sizes and handles mean nothing past it."""
+    return mpi_ops._handle_map
+
+
+def _of_optimizer(frame: FrameType, tensor: torch.Tensor, compressor: str) -> Call:
+    seen = frame.f_locals
+    return _optimizer_call(seen["self"], seen["p"], compressor)
+
+
+def _of_optimizer_group(frame: FrameType, tensor: torch.Tensor, compressor: str) -> Call:
+    seen = frame.f_locals
+    parameter = next(p for p in seen["ps"] if p.grad is tensor)
+    return _optimizer_call(seen["self"], parameter, compressor)
+
+
+def _optimizer_call(optimizer: Any, parameter: torch.Tensor, compressor: str) -> Call:
+    name = optimizer._parameter_names.get(parameter)
+    _check_op(optimizer.op, f"DistributedOptimizer, parameter {name!r}", compressor)
+    return Call(optimizer, name, optimizer.process_set, {})
+
+
+def _of_allreduce(frame: FrameType, tensor: torch.Tensor, compressor: str) -> Call:
+    seen = frame.f_locals
+    name = seen["name"]
+    _check_op(seen["op"], f"{frame.f_code.co_name} of {name!r}", compressor)
+    asked = ("average", "op", "prescale_factor", "postscale_factor", "process_set")
+    return Call(None, name, seen["process_set"], {key: seen[key] for key in asked})
+
+
+def _of_adasum(frame: FrameType, tensor: torch.Tensor, compressor: str) -> Call:
+    _check_op(hvd.Adasum, "DistributedOptimizer", compressor)
+    raise AssertionError("Adasum passed the check of ops")
+
+
+def _of_reducescatter(frame: FrameType, tensor: torch.Tensor, compressor: str) -> Call:
+    raise UnsupportedError(
+        f"{frame.f_code.co_name} of {frame.f_locals['name']!r} with compression={compressor}: quantised gradients are "
+        "exchanged by allreduce; write compression=hvd.Compression.none here, or use hvd.allreduce"
+    )
+
+
+def _check_op(op: Any, operation: str, compressor: str) -> None:
+    if op not in (None, hvd.Average, hvd.Sum):
+        names = {hvd.Adasum: "Adasum", hvd.Min: "Min", hvd.Max: "Max", hvd.Product: "Product"}
+        raise UnsupportedError(
+            f"{operation} with op={names.get(op, op)} and compression={compressor}: expected op Average or Sum; "
+            "write op=hvd.Average, or compression=hvd.Compression.none"
+        )
+
+
+def _code(function: Any, *variables: str) -> CodeType:
+    """The code object of a Horovod function, after a look that it still has the variables that are read above."""
+    code = getattr(function, "__code__", None)
+    here = (*code.co_varnames, *code.co_cellvars) if isinstance(code, CodeType) else ()
+    missing = [v for v in variables if v not in here]
+    if missing or not isinstance(code, CodeType):
+        raise IncompatibleHorovodError(
+            f"horovod {horovod.__version__}: expected {function} to have the local variables {missing}, which it "
+            f"has not; install horovod=={compat.HOROVOD.lowest}"
+        )
+    return code
+
+
+_ASKED = ("name", "op", "average", "prescale_factor", "postscale_factor", "process_set")
+_READERS = {
+    _code(_DistributedOptimizer._allreduce_grad_async, "self", "p"): _of_optimizer,
+    _code(_DistributedOptimizer._grouped_allreduce_grad_async, "self", "ps"): _of_optimizer_group,
+    _code(_DistributedAdasumOptimizer._allreduce_grad_async, "self", "p"): _of_adasum,
+    _code(mpi_ops.allreduce, "tensor", *_ASKED): _of_allreduce,
+    _code(mpi_ops.grouped_allreduce, "tensors", *_ASKED): _of_allreduce,
+    _code(mpi_ops.reducescatter, "name"): _of_reducescatter,
+    _code(mpi_ops.grouped_reducescatter, "name"): _of_reducescatter,
+}

@@ -1,0 +1,58 @@
+"""Compressors in Horovod's shape: ``compression=GlobalQSGD`` or ``compression=GlobalQSGD(bits=4)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+
+from hvd_gqsgd import schemes
+from hvd_gqsgd.schemes.base import Scheme
+from hvd_gqsgd.torch.engine import Context, engine
+
+
+@cache
+def _defaults(cls: type[Scheme]) -> Scheme:
+    return cls()
+
+
+class _OnClassOrInstance:
+    """A method that, called on the class, acts on an instance with default settings."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: Scheme | None, cls: type[Scheme]) -> Callable[..., Any]:
+        return partial(self._function, _defaults(cls) if instance is None else instance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalQSGD(schemes.GlobalQSGD):
+    """Global-QSGD for horovod.torch: unbiased quantised gradients that Horovod's own allreduce sums.
+
+        opt = hvd.DistributedOptimizer(opt, named_parameters=model.named_parameters(), compression=GlobalQSGD)
+        opt = hvd.DistributedOptimizer(opt, ..., compression=GlobalQSGD(bits=4))
+        mean = hvd.allreduce(tensor, name="x", compression=GlobalQSGD)
+
+    Settings (keyword only): bits=8, block_size=256, min_numel=1024, seed=0, as in ``schemes.GlobalQSGD``.
+
+    Raises SettingsError for an unknown setting or a value out of range. While training, on every rank alike:
+    SettingsError for a world too large for ``bits``, DisagreementError where ranks differ in settings or tensors
+    or a parameter changed its shape, UnsupportedError for op Adasum, Min, Max, Product and for reducescatter.
+
+    Source: Global-QSGD, arXiv 2305.18627, section 4, with one norm per block instead of one per bucket.
+    """
+
+    @_OnClassOrInstance
+    def compress(self: GlobalQSGD, tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
+        """For Horovod: take ``tensor`` and return a one-element float32 tensor to reduce, with a context."""
+        return engine.compress(self, self.min_numel, tensor)
+
+    @_OnClassOrInstance
+    def decompress(self: GlobalQSGD, tensor: torch.Tensor, ctx: Context) -> torch.Tensor:
+        """For Horovod: the reduced tensor, in the dtype, shape and device of what was compressed."""
+        return engine.decompress(tensor, ctx)

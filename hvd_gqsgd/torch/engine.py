@@ -1,0 +1,86 @@
+"""Routes each tensor that Horovod asks to compress, and keeps what outlives a call."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+
+from hvd_gqsgd.schemes.base import Scheme
+from hvd_gqsgd.torch import calls
+from hvd_gqsgd.torch.buffers import DTYPE_NAMES
+from hvd_gqsgd.torch.direct import DirectCalls, DirectExchange
+from hvd_gqsgd.torch.pending import Pending
+from hvd_gqsgd.torch.session import Session
+from hvd_gqsgd.torch.traffic import traffic
+
+#: None: Horovod's result is the result. A dtype: cast Horovod's result. Pending: decode an exchange.
+Context: TypeAlias = torch.dtype | Pending | None
+
+
+class Engine:
+    """Sessions by optimizer and settings; all of them end with Horovod's initialisation."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._generation: object = None
+        self._sessions: WeakKeyDictionary[Any, dict[Scheme, Session]] = WeakKeyDictionary()
+        self._direct = DirectCalls()
+
+    def compress(self, scheme: Scheme, min_numel: int, tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
+        """What Horovod is to reduce in place of ``tensor``, and the context for ``decompress``."""
+        call = calls.caller(tensor, type(scheme).__name__)
+        # A rank outside of the process set has no size here; Horovod says so itself.
+        worth = call.process_set.included() and call.process_set.size() > 1 and tensor.numel() >= max(1, min_numel)
+        if tensor.dtype not in DTYPE_NAMES or not worth:
+            return self._as_horovod_would(tensor)
+        if call.optimizer is None:
+            pending = DirectExchange(scheme, tensor, call, self._direct_calls()).pending
+        else:
+            pending = self._session(scheme, call).add(str(call.name), tensor)
+        # Horovod reduces this 1 as it would have reduced the tensor: it returns as the factor that the user asked for.
+        probe = torch.ones(1, dtype=torch.float32, device=tensor.device)
+        traffic.sent_bytes += probe.element_size()
+        return probe, pending
+
+    def decompress(self, reduced: torch.Tensor, context: Context) -> torch.Tensor:
+        """The tensor that Horovod's caller gets, from what Horovod made of ``compress``'s first result."""
+        if context is None:
+            return reduced
+        if isinstance(context, torch.dtype):
+            return reduced.to(context)
+        return context.owner.finish(context, scale=float(reduced))
+
+    def _direct_calls(self) -> DirectCalls:
+        with self._lock:
+            self._start_over_after_init()
+            return self._direct
+
+    def _session(self, scheme: Scheme, call: calls.Call) -> Session:
+        with self._lock:
+            self._start_over_after_init()
+            sessions = self._sessions.setdefault(call.optimizer, {})
+            if scheme not in sessions:
+                sessions[scheme] = Session(scheme, call.process_set)
+            return sessions[scheme]
+
+    def _start_over_after_init(self) -> None:
+        if self._generation is not calls.generation():
+            self._generation = calls.generation()
+            self._sessions.clear()
+            self._direct = DirectCalls()
+
+    @staticmethod
+    def _as_horovod_would(tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
+        traffic.dense_bytes += tensor.numel() * tensor.element_size()
+        if tensor.dtype != torch.bfloat16:
+            traffic.sent_bytes += tensor.numel() * tensor.element_size()
+            return tensor, None
+        # Horovod has no bfloat16 reduction.
+        traffic.sent_bytes += tensor.numel() * torch.float32.itemsize
+        return tensor.float(), tensor.dtype
+
+
+engine = Engine()

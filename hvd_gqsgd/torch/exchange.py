@@ -1,0 +1,100 @@
+"""One bucket on its way: drives a scheme's generator with Horovod's asynchronous allreduce.
+
+Nothing here starts a thread. ``poll`` moves on what has completed and never blocks, which is what hooks may call;
+``wait`` blocks until the bucket can be decoded.
+"""
+
+from __future__ import annotations
+
+import horovod.torch as hvd
+import torch
+from horovod.common.exceptions import HorovodInternalError
+
+from hvd_gqsgd.errors import DisagreementError
+from hvd_gqsgd.schemes.agreement import Statement
+from hvd_gqsgd.schemes.base import Bucket, Max, Scheme, World
+from hvd_gqsgd.torch.agreement import disagreement
+from hvd_gqsgd.torch.buffers import kernels_for
+from hvd_gqsgd.torch.traffic import traffic
+
+
+class RunningExchange:
+    """A bucket whose collectives are under way.
+
+    name: of the collectives, the same on every rank and on no other bucket in flight.
+    problem: what is wrong on this rank; it then takes part with a header that fails the check on every rank, so
+        that all of them learn of it.
+    collectives: how many have been started.
+    failure: why it ended early, to be raised by whoever waits for it, at a point that all ranks reach.
+    """
+
+    def __init__(
+        self, scheme: Scheme, bucket: Bucket, name: str, process_set: hvd.ProcessSet, problem: str = ""
+    ) -> None:
+        self.bucket = bucket
+        self.collectives = 0
+        self.failure: Exception | None = None
+        self._scheme = scheme
+        self._kernels = kernels_for(bucket.norms.device.type)
+        self._world = World(size=process_set.size(), rank=process_set.rank())
+        self._name = name
+        self._process_set = process_set
+        self._handle: int | None = None
+        self._generator = scheme.exchange(bucket, self._kernels, self._world, valid=not problem)
+        self._resume()
+
+    @property
+    def done(self) -> bool:
+        return self._handle is None
+
+    def poll(self) -> None:
+        """Move on if the collective under way has completed; never blocks."""
+        if self._handle is not None and hvd.poll(self._handle):
+            self.step()
+
+    def step(self) -> None:
+        """Wait for the collective under way, then move on by one."""
+        handle, self._handle = self._handle, None
+        try:
+            hvd.synchronize(handle)
+        except HorovodInternalError as error:
+            self.failure = error
+        else:
+            self._resume()
+
+    def wait(self) -> None:
+        """Wait until the exchange is done."""
+        while not self.done:
+            self.step()
+
+    def decode(self, index: int, out: torch.Tensor, scale: float) -> None:
+        """Write member ``index`` of the finished exchange into the flat tensor ``out``."""
+        self._scheme.decode(self.bucket, index, self._kernels, self._world, out, scale=scale)
+
+    def explain(self, statement: Statement, operation: str) -> Exception:
+        """``failure``, or where ranks differ an exception that says in what; then every rank has to call this."""
+        error = self.failure
+        assert error is not None
+        if isinstance(error, DisagreementError) or (
+            isinstance(error, HorovodInternalError) and "Mismatched" in str(error)
+        ):
+            return disagreement(statement, self._process_set, operation)
+        return error
+
+    def _resume(self) -> None:
+        try:
+            collective = next(self._generator)
+        except StopIteration:
+            return
+        except DisagreementError as error:
+            self.failure = error
+            return
+        buffer = collective.buffer
+        traffic.sent_bytes += buffer.numel() * buffer.element_size()
+        self._handle = hvd.allreduce_async_(
+            buffer,
+            name=f"hvd_gqsgd.{self._name}.{self.collectives}",
+            op=hvd.Max if isinstance(collective, Max) else hvd.Sum,
+            process_set=self._process_set,
+        )
+        self.collectives += 1

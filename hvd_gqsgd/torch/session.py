@@ -1,0 +1,183 @@
+"""The exchanges of one optimizer: rounds of tensors in agreed buckets, one round per step.
+
+A round lives from the first ``compress`` to the last ``decompress`` of a step:
+
+    add      (in hooks, never blocks)  takes a tensor; a bucket leaves when its last member is in
+    settle   (first decompress)        Horovod has submitted every tensor by now, on every rank the same ones: what is
+                                       in no bucket yet is agreed, what is incomplete leaves as it is
+    finish   (each decompress)         waits for the tensor's bucket and decodes into the gradient's own memory
+
+Every rank starts the same collectives in a round, though in any order: names decide what belongs together, and
+Horovod's automatic names count the handles.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from threading import RLock
+
+import horovod.torch as hvd
+import torch
+
+from hvd_gqsgd.errors import SettingsError
+from hvd_gqsgd.schemes.agreement import Statement, digest
+from hvd_gqsgd.schemes.base import Scheme
+from hvd_gqsgd.torch import agreement
+from hvd_gqsgd.torch.exchange import RunningExchange
+from hvd_gqsgd.torch.pending import Pending, flatten
+from hvd_gqsgd.torch.plan import Plan, Spec
+from hvd_gqsgd.torch.traffic import traffic
+
+
+class _Round:
+    """The state of one step: who has arrived, what is under way, what went wrong here.
+
+    exchange_of: name -> the running exchange and the tensor's place in it.
+    """
+
+    def __init__(self) -> None:
+        self.arrived: dict[str, Pending] = {}
+        self.arrivals_in: Counter[tuple[str, ...]] = Counter()
+        self.running: list[RunningExchange] = []
+        self.exchange_of: dict[str, tuple[RunningExchange, int]] = {}
+        self.problem = ""
+        self.settled = False
+        self.unfinished = 0
+
+
+class Session:
+    """Exchanges for one optimizer with one set of settings, on one process set."""
+
+    def __init__(self, scheme: Scheme, process_set: hvd.ProcessSet) -> None:
+        self._scheme = scheme
+        self._process_set = process_set
+        self._plan = Plan(scheme)
+        self._round = _Round()
+        self._step = 0
+        # Autograd calls the hooks of each GPU's parameters in a thread of its own.
+        self._lock = RLock()
+
+    def add(self, name: str, tensor: torch.Tensor) -> Pending:
+        """Take ``tensor``; its memory is overwritten with the result later."""
+        with self._lock:
+            return self._add(name, tensor)
+
+    def finish(self, pending: Pending, scale: float) -> torch.Tensor:
+        """The reduced gradient, in the memory that was added, or in contiguous memory of the same shape."""
+        with self._lock:
+            return self._finish(pending, scale)
+
+    def _add(self, name: str, tensor: torch.Tensor) -> Pending:
+        if name in self._round.arrived:
+            # The optimizer dropped the last round half way (load_state_dict does). Its buffers may still be in use.
+            self._plan.drop_buffers()
+            self._round = _Round()
+        now = self._round
+        for exchange in now.running:
+            exchange.poll()
+        pending = Pending(self, Spec.of(name, tensor), flatten(tensor))
+        now.arrived[name] = pending
+        now.unfinished += 1
+        planned = self._plan.specs.get(name)
+        if planned is not None:
+            if planned != pending.spec:
+                now.problem = (
+                    f"parameter {name!r} changed between steps: expected {planned}, got {pending.spec}; "
+                    "make a new hvd.DistributedOptimizer after changing a parameter"
+                )
+            bucket = self._plan.bucket_of[name]
+            now.arrivals_in[bucket] += 1
+            if now.arrivals_in[bucket] == len(bucket):
+                self._start(bucket, self._plan)
+        return pending
+
+    def _finish(self, pending: Pending, scale: float) -> torch.Tensor:
+        now = self._round
+        try:
+            if not now.settled:
+                self._settle()
+            exchange, index = now.exchange_of[pending.spec.name]
+            self._drain(until=exchange)
+        except Exception:
+            # Every rank has the same error, so all of them start over.
+            self._plan = Plan(self._scheme)
+            self._round = _Round()
+            raise
+        exchange.decode(index, pending.flat, scale)
+        now.unfinished -= 1
+        if not now.unfinished:
+            self._round = _Round()
+            self._step += 1
+        return pending.flat.view(pending.spec.shape)
+
+    def _settle(self) -> None:
+        now = self._round
+        plan = self._plan
+        unplanned = [p.spec for name, p in now.arrived.items() if name not in plan.specs]
+        if unplanned:
+            plan, final = self._agree(unplanned)
+            if final:
+                self._plan = plan
+        waiting: dict[tuple[str, ...], list[str]] = {}
+        for name in now.arrived:
+            if name not in now.exchange_of:
+                waiting.setdefault(plan.bucket_of[name], []).append(name)
+        for bucket, names in waiting.items():
+            self._start(tuple(name for name in bucket if name in names), plan)
+        now.settled = True
+
+    def _agree(self, unplanned: list[Spec]) -> tuple[Plan, bool]:
+        """A plan that has ``unplanned`` too, in the order in which they became ready on the lowest rank present.
+
+        Says also whether it may be kept: a rank that has joined knows nothing of it and will ask again.
+        """
+        by_name = sorted(unplanned, key=lambda spec: spec.name)
+        statement = Statement.of(self._scheme, [str(s) for s in by_name], self._round.problem or self._misfit())
+        present = agreement.agree(statement, self._process_set, "DistributedOptimizer, first exchange")
+        position = {spec.name: index for index, spec in enumerate(by_name)}
+        order = agreement.broadcast_order([position[s.name] for s in unplanned], present[0], self._process_set)
+        plan = self._plan.extended(by_name[index] for index in order)
+        return plan, len(present) == self._process_set.size()
+
+    def _misfit(self) -> str:
+        """Why these settings can't serve this world; empty if they can."""
+        try:
+            self._scheme.check_world(self._process_set.size())
+        except SettingsError as error:
+            return str(error)
+        return ""
+
+    def _start(self, names: tuple[str, ...], plan: Plan) -> None:
+        now = self._round
+        bucket = plan.bucket(names)
+        bucket.step = self._step
+        bucket.tensors = [_payload(now.arrived[name], plan.specs[name]) for name in names]
+        exchange = RunningExchange(
+            self._scheme, bucket, f"{names[0]}+{len(names) - 1}.{digest(*names)}", self._process_set, now.problem
+        )
+        now.running.append(exchange)
+        now.exchange_of.update((name, (exchange, index)) for index, name in enumerate(names))
+        traffic.dense_bytes += sum(plan.specs[name].dense_bytes for name in names)
+
+    def _drain(self, until: RunningExchange) -> None:
+        """Wait for ``until``; whoever has come least far goes first, so that no bucket's next collective is late."""
+        running = self._round.running
+        while not until.done:
+            min((e for e in running if not e.done), key=lambda e: (e.collectives, e is not until)).step()
+        if until.failure is not None:
+            raise self._failure(until)
+
+    def _failure(self, failed: RunningExchange) -> Exception:
+        """What to raise for ``failed``, after every collective of the round has come to its end on every rank."""
+        for exchange in self._round.running:
+            exchange.wait()
+        lines = sorted(str(pending.spec) for pending in self._round.arrived.values())
+        statement = Statement.of(self._scheme, lines, self._round.problem)
+        return failed.explain(statement, f"DistributedOptimizer, exchange of {', '.join(failed.bucket.names)}")
+
+
+def _payload(pending: Pending, planned: Spec) -> torch.Tensor:
+    """What this rank sends: its gradient, or zeros of the agreed kind where it came in another one."""
+    if pending.spec == planned:
+        return pending.flat
+    return torch.zeros(planned.numel, dtype=planned.dtype, device=planned.device)

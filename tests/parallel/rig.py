@@ -1,0 +1,82 @@
+"""A model whose gradients are given, an optimizer that leaves them alone, and the bound that results must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import horovod.torch as hvd
+import numpy as np
+import torch
+
+from hvd_gqsgd.maths import levels
+from hvd_gqsgd.torch import GlobalQSGD
+
+#: The first two are compressed with default settings, the third travels as Horovod would send it.
+SHAPES = {"conv": (8, 300), "dense": (1500,), "bias": (10,)}
+
+
+def gradient(name: str, shape: Sequence[int], rank: int, step: int = 0, dtype=torch.float32) -> torch.Tensor:
+    """What ``rank`` computes for parameter ``name`` in ``step``."""
+    seed = abs(hash((len(name), sum(map(ord, name)), rank, step))) % (1 << 31)
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def make_parameters(shapes=None, dtype=torch.float32) -> dict[str, torch.nn.Parameter]:
+    shapes = SHAPES if shapes is None else shapes
+    return {name: torch.nn.Parameter(torch.zeros(*shape, dtype=dtype)) for name, shape in shapes.items()}
+
+
+def make_optimizer(parameters, compression=GlobalQSGD, named=True, **options):
+    """A DistributedOptimizer over plain SGD with step size 1."""
+    sgd = torch.optim.SGD(list(parameters.values()), lr=1.0)
+    return hvd.DistributedOptimizer(
+        sgd, named_parameters=list(parameters.items()) if named else None, compression=compression, **options
+    )
+
+
+def backward(parameters, step: int = 0, names: Sequence[str] | None = None, rank: int | None = None) -> None:
+    """Give each parameter in ``names`` (all) its gradient, hooks fired in the order of ``names`` reversed."""
+    rank = hvd.rank() if rank is None else rank
+    loss = torch.zeros(())
+    for name in parameters if names is None else names:
+        parameter = parameters[name]
+        given = gradient(name, parameter.shape, rank, step, parameter.dtype)
+        loss = loss + (parameter * given).sum().float()
+    loss.backward()
+
+
+def mean_of(name, shape, dtype=torch.float32, step=0, ranks: Sequence[int] | None = None, over: int | None = None):
+    """The exact mean over ``ranks`` (all), in float64; ``over`` divides by another count than theirs."""
+    ranks = range(hvd.size()) if ranks is None else ranks
+    total = sum(gradient(name, shape, rank, step, dtype).double() for rank in ranks)
+    return total / (over or len(ranks))
+
+
+def level_of(values: Sequence[torch.Tensor], bits: int = 8, block_size: int = 256, n: int | None = None):
+    """M / L for each element: the most by which the mean may be off. values: every rank's tensor."""
+    n = len(values) if n is None else n
+    flat = np.max([v.detach().abs().double().reshape(-1).numpy() for v in values], axis=0)
+    blocks = np.pad(flat, (0, -flat.size % block_size)).reshape(-1, block_size)
+    norms = blocks.max(axis=1).repeat(block_size)[: flat.size]
+    return torch.from_numpy(norms / levels.count_levels(bits, n)).reshape(values[0].shape)
+
+
+def assert_is_mean(
+    result: torch.Tensor,
+    name: str,
+    *,
+    step: int = 0,
+    scale: float = 1.0,
+    bits: int = 8,
+    make: Callable[[int], torch.Tensor] | None = None,
+) -> None:
+    """``result`` is scale * mean over all ranks, within one level; exactly the mean where nothing is compressed."""
+    make = make or (lambda rank: gradient(name, result.shape, rank, step, result.dtype))
+    values = [make(rank) for rank in range(hvd.size())]
+    mean = sum(v.double() for v in values) / len(values)
+    # Rounding of the result's own dtype, and of Horovod's sum where the tensor is not compressed.
+    rounding = torch.finfo(result.dtype).eps * 4 * max(v.abs().max().double() for v in values)
+    bound = rounding + (level_of(values, bits) if result.numel() >= 1024 and hvd.size() > 1 else 0)
+    error = (result.double() / scale - mean).abs()
+    worst = (error - bound).max()
+    assert worst <= 0, f"{name}: off by {error.max():.3g}, {worst:.3g} more than one level"
