@@ -102,6 +102,10 @@ class Scheme(Settings, ABC):
         """
 
     @abstractmethod
+    def compresses(self, numel: int) -> bool:
+        """Whether a tensor of ``numel`` elements is worth compressing."""
+
+    @abstractmethod
     def layout_settings(self) -> dict[str, int]:
         """The settings that decide where words and norms lie: arguments of ``Layout``."""
 

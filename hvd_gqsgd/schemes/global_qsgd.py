@@ -40,6 +40,9 @@ class GlobalQSGD(Scheme):
         self._require_integer("min_numel", 0, (1 << 63) - 1)
         self._require_integer("seed", 0, (1 << 64) - 1)
 
+    def compresses(self, numel: int) -> bool:
+        return numel >= max(1, self.min_numel)
+
     def layout_settings(self) -> dict[str, int]:
         return {"block_size": self.block_size, "bits": self.bits}
 

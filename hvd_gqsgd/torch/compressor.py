@@ -50,7 +50,7 @@ class GlobalQSGD(schemes.GlobalQSGD):
     @_OnClassOrInstance
     def compress(self: GlobalQSGD, tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
         """For Horovod: take ``tensor`` and return a one-element float32 tensor to reduce, with a context."""
-        return engine.compress(self, self.min_numel, tensor)
+        return engine.compress(self, tensor)
 
     @_OnClassOrInstance
     def decompress(self: GlobalQSGD, tensor: torch.Tensor, ctx: Context) -> torch.Tensor:

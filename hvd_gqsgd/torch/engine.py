@@ -29,17 +29,12 @@ class Engine:
         self._sessions: WeakKeyDictionary[Any, dict[Scheme, Session]] = WeakKeyDictionary()
         self._direct = DirectCalls()
 
-    def compress(self, scheme: Scheme, min_numel: int, tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
+    def compress(self, scheme: Scheme, tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
         """What Horovod is to reduce in place of ``tensor``, and the context for ``decompress``."""
         call = calls.caller(tensor, type(scheme).__name__)
-        # A rank outside of the process set has no size here; Horovod says so itself.
-        worth = call.process_set.included() and call.process_set.size() > 1 and tensor.numel() >= max(1, min_numel)
-        if tensor.dtype not in DTYPE_NAMES or not worth:
+        pending = self._start(scheme, tensor, call)
+        if pending is None:
             return self._as_horovod_would(tensor)
-        if call.optimizer is None:
-            pending = DirectExchange(scheme, tensor, call, self._direct_calls()).pending
-        else:
-            pending = self._session(scheme, call).add(str(call.name), tensor)
         # Horovod reduces this 1 as it would have reduced the tensor: it returns as the factor that the user asked for.
         probe = torch.ones(1, dtype=torch.float32, device=tensor.device)
         traffic.sent_bytes += probe.element_size()
@@ -52,6 +47,16 @@ class Engine:
         if isinstance(context, torch.dtype):
             return reduced.to(context)
         return context.owner.finish(context, scale=float(reduced))
+
+    def _start(self, scheme: Scheme, tensor: torch.Tensor, call: calls.Call) -> Pending | None:
+        # A rank outside of the process set has no size here; Horovod says so itself.
+        if tensor.dtype not in DTYPE_NAMES or not call.process_set.included() or call.process_set.size() == 1:
+            return None
+        if call.optimizer is not None:
+            return self._session(scheme, call).add(str(call.name), tensor)
+        if not scheme.compresses(tensor.numel()):
+            return None
+        return DirectExchange(scheme, tensor, call, self._direct_calls()).pending
 
     def _direct_calls(self) -> DirectCalls:
         with self._lock:

@@ -25,6 +25,7 @@ from hvd_gqsgd.schemes.base import Scheme
 from hvd_gqsgd.torch import agreement
 from hvd_gqsgd.torch.exchange import RunningExchange
 from hvd_gqsgd.torch.pending import Pending, flatten
+from hvd_gqsgd.torch.plain import PlainExchange
 from hvd_gqsgd.torch.plan import Plan, Spec
 from hvd_gqsgd.torch.traffic import traffic
 
@@ -32,7 +33,8 @@ from hvd_gqsgd.torch.traffic import traffic
 class _Round:
     """The state of one step: who has arrived, what is under way, what went wrong here.
 
-    exchange_of: name -> the running exchange and the tensor's place in it.
+    exchange_of: name -> the running exchange and the tensor's place in it. plain: tensors too small to compress, in
+    the rounds before the settings are agreed.
     """
 
     def __init__(self) -> None:
@@ -40,6 +42,7 @@ class _Round:
         self.arrivals_in: Counter[tuple[str, ...]] = Counter()
         self.running: list[RunningExchange] = []
         self.exchange_of: dict[str, tuple[RunningExchange, int]] = {}
+        self.plain: dict[str, PlainExchange] = {}
         self.problem = ""
         self.settled = False
         self.unfinished = 0
@@ -52,14 +55,17 @@ class Session:
         self._scheme = scheme
         self._process_set = process_set
         self._plan = Plan(scheme)
+        self._agreed = False
         self._round = _Round()
         self._step = 0
         # Autograd calls the hooks of each GPU's parameters in a thread of its own.
         self._lock = RLock()
 
-    def add(self, name: str, tensor: torch.Tensor) -> Pending:
-        """Take ``tensor``; its memory is overwritten with the result later."""
+    def add(self, name: str, tensor: torch.Tensor) -> Pending | None:
+        """Take ``tensor``, whose memory is overwritten with the result later; None if Horovod is to send it itself."""
         with self._lock:
+            if self._agreed and not self._scheme.compresses(tensor.numel()):
+                return None
             return self._add(name, tensor)
 
     def finish(self, pending: Pending, scale: float) -> torch.Tensor:
@@ -96,14 +102,19 @@ class Session:
         try:
             if not now.settled:
                 self._settle()
-            exchange, index = now.exchange_of[pending.spec.name]
-            self._drain(until=exchange)
+            plain = now.plain.get(pending.spec.name)
+            if plain is not None:
+                plain.decode(scale)
+            else:
+                exchange, index = now.exchange_of[pending.spec.name]
+                self._drain(until=exchange)
+                exchange.decode(index, pending.flat, scale)
         except Exception:
             # Every rank has the same error, so all of them start over.
             self._plan = Plan(self._scheme)
+            self._agreed = False
             self._round = _Round()
             raise
-        exchange.decode(index, pending.flat, scale)
         now.unfinished -= 1
         if not now.unfinished:
             self._round = _Round()
@@ -113,31 +124,39 @@ class Session:
     def _settle(self) -> None:
         now = self._round
         plan = self._plan
-        unplanned = [p.spec for name, p in now.arrived.items() if name not in plan.specs]
+        unplanned = [pending for name, pending in now.arrived.items() if name not in plan.specs]
         if unplanned:
-            plan, final = self._agree(unplanned)
-            if final:
-                self._plan = plan
+            plan = self._agree(unplanned)
         waiting: dict[tuple[str, ...], list[str]] = {}
         for name in now.arrived:
-            if name not in now.exchange_of:
+            if name not in now.exchange_of and name not in now.plain:
                 waiting.setdefault(plan.bucket_of[name], []).append(name)
         for bucket, names in waiting.items():
             self._start(tuple(name for name in bucket if name in names), plan)
         now.settled = True
 
-    def _agree(self, unplanned: list[Spec]) -> tuple[Plan, bool]:
+    def _agree(self, unplanned: list[Pending]) -> Plan:
         """A plan that has ``unplanned`` too, in the order in which they became ready on the lowest rank present.
 
-        Says also whether it may be kept: a rank that has joined knows nothing of it and will ask again.
+        It is kept if every rank was there: one that has joined knows nothing of it and will ask again.
         """
-        by_name = sorted(unplanned, key=lambda spec: spec.name)
-        statement = Statement.of(self._scheme, [str(s) for s in by_name], self._round.problem or self._misfit())
+        by_name = {p.spec.name: p for p in sorted(unplanned, key=lambda pending: pending.spec.name)}
+        position = {name: index for index, name in enumerate(by_name)}
+        statement = Statement.of(
+            self._scheme, [str(p.spec) for p in by_name.values()], self._round.problem or self._misfit()
+        )
         present = agreement.agree(statement, self._process_set, "DistributedOptimizer, first exchange")
-        position = {spec.name: index for index, spec in enumerate(by_name)}
-        order = agreement.broadcast_order([position[s.name] for s in unplanned], present[0], self._process_set)
-        plan = self._plan.extended(by_name[index] for index in order)
-        return plan, len(present) == self._process_set.size()
+        ready = [position[p.spec.name] for p in unplanned]
+        names = list(by_name)
+        order = [names[index] for index in agreement.broadcast_order(ready, present[0], self._process_set)]
+        large = [name for name in order if self._scheme.compresses(by_name[name].spec.numel)]
+        for name in sorted(set(order).difference(large)):
+            self._round.plain[name] = PlainExchange(by_name[name], self._process_set, len(present))
+        plan = self._plan.extended(by_name[name].spec for name in large)
+        if len(present) == self._process_set.size():
+            self._plan = plan
+            self._agreed = True
+        return plan
 
     def _misfit(self) -> str:
         """Why these settings can't serve this world; empty if they can."""
@@ -171,6 +190,8 @@ class Session:
         """What to raise for ``failed``, after every collective of the round has come to its end on every rank."""
         for exchange in self._round.running:
             exchange.wait()
+        for plain in self._round.plain.values():
+            plain.wait()
         lines = sorted(str(pending.spec) for pending in self._round.arrived.values())
         statement = Statement.of(self._scheme, lines, self._round.problem)
         return failed.explain(statement, f"DistributedOptimizer, exchange of {', '.join(failed.bucket.names)}")

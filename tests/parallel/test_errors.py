@@ -38,6 +38,17 @@ def test_settings_that_differ_between_ranks(several, usual, odd):
     still_works()
 
 
+@pytest.mark.parametrize("groups", [None, 1])
+def test_min_numel_that_differs_between_ranks(several, groups):
+    # Some tensors are compressed on one rank and not on the other.
+    parameters = make_parameters()
+    optimizer = make_optimizer(parameters, GlobalQSGD(min_numel=2000 if hvd.rank() == 1 else 1024), groups=groups)
+    backward(parameters)
+    with pytest.raises(DisagreementError, match=r"rank 1 got GlobalQSGD\(.*min_numel=2000"):
+        optimizer.synchronize()
+    still_works()
+
+
 def test_shapes_that_differ_between_ranks(several):
     shapes = {"w": (3000,), "v": (2000, 2) if hvd.rank() == 0 else (4000,)}
     parameters = make_parameters(shapes)

@@ -36,6 +36,25 @@ def test_sum():
     step_and_check(parameters, make_optimizer(parameters, op=hvd.Sum), scale=hvd.size())
 
 
+def test_a_model_of_small_parameters_alone():
+    parameters = make_parameters({"a": (10,), "b": (1023,), "c": (1, 1)})
+    step_and_check(parameters, make_optimizer(parameters, op=hvd.Sum), scale=hvd.size())
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_all_ranks_at_plus_or_minus_max_come_back_exactly(bits):
+    parameters = make_parameters({"w": (5000,)})
+    optimizer = make_optimizer(parameters, GlobalQSGD(bits=bits))
+    for largest in (1e-40, 0.1, 3e38):
+        signs = torch.where(torch.arange(5000) % 3 == 0, -1.0, 1.0)
+        parameters["w"].grad = None
+        (parameters["w"] * (signs * largest)).sum().backward()
+        optimizer.synchronize()
+        assert torch.equal(parameters["w"].grad, signs * largest)
+        with optimizer.skip_synchronize():
+            optimizer.step()
+
+
 @pytest.mark.parametrize("factor", [0.5, 2.0, 7.0])
 def test_gradient_predivide_factor(factor):
     parameters = make_parameters()

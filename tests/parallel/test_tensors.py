@@ -128,7 +128,10 @@ def test_min_numel_decides_what_is_compressed(several):
 def test_traffic_counts_what_is_handed_to_horovod(several):
     parameters = make_parameters({"w": (65536,), "b": (100,)})
     optimizer = make_optimizer(parameters, GlobalQSGD(bits=4))
-    traffic.reset()
+    backward(parameters)
+    optimizer.step()
+    optimizer.zero_grad()
+    traffic.reset()  # the first step also agrees on the settings
     backward(parameters)
     optimizer.step()
     words, norms, header, probe = 65536 // 8 * 4, 65536 // 256 * 4, 3 * 4, 4

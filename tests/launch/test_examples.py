@@ -1,0 +1,20 @@
+"""The example trains on real data, and reports what it sent."""
+
+import json
+import sys
+
+import pytest
+from launcher import ROOT, TRANSPORTS, horovodrun
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(("arguments", "less"), [(["none"], 1), (["gqsgd", "--bits", "4"], 7.5)])
+def test_torch_digits(transport, arguments, less, tmp_path):
+    report = tmp_path / "report.json"
+    example = [sys.executable, ROOT / "examples" / "torch_digits.py", "--report", report, "--epochs", "8"]
+    result = horovodrun("-np", "2", f"--{transport}", *example, "--compression", *arguments, timeout=250)
+    assert result.returncode == 0, result.stdout[-4000:]
+    said = json.loads(report.read_text())
+    assert said["ranks"] == 2
+    assert said["accuracy"] > 0.95
+    assert said["uncompressed_bytes_per_step"] / said["bytes_per_step"] >= less
