@@ -21,12 +21,12 @@ Context: TypeAlias = torch.dtype | Pending | None
 
 
 class Engine:
-    """Sessions by optimizer and settings; all of them end with Horovod's initialisation."""
+    """A session for each optimizer; all of them end with Horovod's initialisation."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._generation: object = None
-        self._sessions: WeakKeyDictionary[Any, dict[Scheme, Session]] = WeakKeyDictionary()
+        self._sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
         self._direct = DirectCalls()
 
     def compress(self, scheme: Scheme, tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
@@ -66,10 +66,10 @@ class Engine:
     def _session(self, scheme: Scheme, call: calls.Call) -> Session:
         with self._lock:
             self._start_over_after_init()
-            sessions = self._sessions.setdefault(call.optimizer, {})
-            if scheme not in sessions:
-                sessions[scheme] = Session(scheme, call.process_set)
-            return sessions[scheme]
+            session = self._sessions.get(call.optimizer)
+            if session is None or session.scheme != scheme:
+                session = self._sessions[call.optimizer] = Session(scheme, call.process_set)
+            return session
 
     def _start_over_after_init(self) -> None:
         if self._generation is not calls.generation():

@@ -85,6 +85,8 @@ class RunningExchange:
         try:
             collective = next(self._generator)
         except StopIteration:
+            # The bucket outlives the step; the gradients it has read must not.
+            self.bucket.tensors = ()
             return
         except DisagreementError as error:
             self.failure = error

@@ -52,7 +52,7 @@ class Session:
     """Exchanges for one optimizer with one set of settings, on one process set."""
 
     def __init__(self, scheme: Scheme, process_set: hvd.ProcessSet) -> None:
-        self._scheme = scheme
+        self.scheme = scheme
         self._process_set = process_set
         self._plan = Plan(scheme)
         self._agreed = False
@@ -64,7 +64,7 @@ class Session:
     def add(self, name: str, tensor: torch.Tensor) -> Pending | None:
         """Take ``tensor``, whose memory is overwritten with the result later; None if Horovod is to send it itself."""
         with self._lock:
-            if self._agreed and not self._scheme.compresses(tensor.numel()):
+            if self._agreed and not self.scheme.compresses(tensor.numel()):
                 return None
             return self._add(name, tensor)
 
@@ -111,7 +111,7 @@ class Session:
                 exchange.decode(index, pending.flat, scale)
         except Exception:
             # Every rank has the same error, so all of them start over.
-            self._plan = Plan(self._scheme)
+            self._plan = Plan(self.scheme)
             self._agreed = False
             self._round = _Round()
             raise
@@ -143,13 +143,13 @@ class Session:
         by_name = {p.spec.name: p for p in sorted(unplanned, key=lambda pending: pending.spec.name)}
         position = {name: index for index, name in enumerate(by_name)}
         statement = Statement.of(
-            self._scheme, [str(p.spec) for p in by_name.values()], self._round.problem or self._misfit()
+            self.scheme, [str(p.spec) for p in by_name.values()], self._round.problem or self._misfit()
         )
         present = agreement.agree(statement, self._process_set, "DistributedOptimizer, first exchange")
         ready = [position[p.spec.name] for p in unplanned]
         names = list(by_name)
         order = [names[index] for index in agreement.broadcast_order(ready, present[0], self._process_set)]
-        large = [name for name in order if self._scheme.compresses(by_name[name].spec.numel)]
+        large = [name for name in order if self.scheme.compresses(by_name[name].spec.numel)]
         for name in sorted(set(order).difference(large)):
             self._round.plain[name] = PlainExchange(by_name[name], self._process_set, len(present))
         plan = self._plan.extended(by_name[name].spec for name in large)
@@ -161,7 +161,7 @@ class Session:
     def _misfit(self) -> str:
         """Why these settings can't serve this world; empty if they can."""
         try:
-            self._scheme.check_world(self._process_set.size())
+            self.scheme.check_world(self._process_set.size())
         except SettingsError as error:
             return str(error)
         return ""
@@ -172,7 +172,7 @@ class Session:
         bucket.step = self._step
         bucket.tensors = [_payload(now.arrived[name], plan.specs[name]) for name in names]
         exchange = RunningExchange(
-            self._scheme, bucket, f"{names[0]}+{len(names) - 1}.{digest(*names)}", self._process_set, now.problem
+            self.scheme, bucket, f"{names[0]}+{len(names) - 1}.{digest(*names)}", self._process_set, now.problem
         )
         now.running.append(exchange)
         now.exchange_of.update((name, (exchange, index)) for index, name in enumerate(names))
@@ -193,7 +193,7 @@ class Session:
         for plain in self._round.plain.values():
             plain.wait()
         lines = sorted(str(pending.spec) for pending in self._round.arrived.values())
-        statement = Statement.of(self._scheme, lines, self._round.problem)
+        statement = Statement.of(self.scheme, lines, self._round.problem)
         return failed.explain(statement, f"DistributedOptimizer, exchange of {', '.join(failed.bucket.names)}")
 
 

@@ -1,5 +1,8 @@
 """Every kind of gradient comes back in its dtype, shape and device."""
 
+import gc
+import weakref
+
 import horovod.torch as hvd
 import pytest
 import torch
@@ -140,3 +143,19 @@ def test_traffic_counts_what_is_handed_to_horovod(several):
     assert traffic.ratio == pytest.approx(traffic.dense_bytes / traffic.sent_bytes)
     traffic.reset()
     assert traffic.ratio == 1.0
+
+
+def test_nothing_keeps_gradients_or_optimizers_alive(several):
+    parameters = make_parameters({"w": (4000,), "v": (3000,)})
+    optimizer = make_optimizer(parameters)
+    for step in range(3):
+        backward(parameters, step)
+        optimizer.step()
+        gradients = [weakref.ref(p.grad.untyped_storage()) for p in parameters.values()]
+        for parameter in parameters.values():
+            parameter.grad = None
+        assert not any(g() for g in gradients)
+    watched = weakref.ref(optimizer)
+    del optimizer, parameters, parameter
+    gc.collect()
+    assert watched() is None
