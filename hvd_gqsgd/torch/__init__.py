@@ -4,7 +4,8 @@ from hvd_gqsgd.torch import GlobalQSGD, traffic
 
 compressor  what users pass as ``compression=``
 engine      routes tensors; session: one optimizer's steps; direct: hvd.allreduce
-exchange    one bucket on its way through Horovod; plain: a tensor too small for one, before the first agreement
+exchange    one bucket on its way through Horovod; slots: when its collectives may start;
+            plain: a tensor too small for one, before the first agreement
 plan        which tensors travel together; agreement: how ranks find out that they differ
 calls       which Horovod operation is calling: the one file that knows Horovod's insides
 operators   the kernels in PyTorch operators, for gradients on a GPU

@@ -7,6 +7,8 @@ that rank's slot stays empty. These calls block, so they stand where every rank 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import horovod.torch as hvd
 import numpy as np
@@ -16,51 +18,73 @@ from hvd_gqsgd.errors import DisagreementError, SettingsError
 from hvd_gqsgd.schemes.agreement import Differences, Statement
 
 BRIEF_BYTES = 2048
-FULL_BYTES = 65536
+FULL_BYTES = 32768
+DIGESTS_BYTES = 65536
+DIGEST_BYTES = 8
 
 
-def agree(statement: Statement, process_set: hvd.ProcessSet, operation: str) -> list[int]:
-    """Ranks that take part, if all of them say the same and none has a problem.
+@dataclass(frozen=True)
+class Parties:
+    """The ranks that have something to agree on.
 
-    Raises on every rank alike: DisagreementError with what differs, SettingsError where all have the same problem.
+    name: the same on every rank, and of no other agreement at the same time. operation: for messages.
     """
-    brief = _gather(statement.brief(), BRIEF_BYTES, process_set, "brief")
-    if Differences(brief):
-        raise _error(statement, process_set, operation)
-    return sorted(brief)
+
+    process_set: hvd.ProcessSet
+    name: str
+    operation: str
+
+    def agree(self, statement: Statement) -> list[int]:
+        """Ranks that take part, if all of them say the same and none has a problem.
+
+        Raises on every rank alike: DisagreementError with what differs, SettingsError where all have one problem.
+        """
+        brief = self._exchange(statement.brief(), BRIEF_BYTES, "brief")
+        if Differences(brief):
+            raise self.disagreement(statement)
+        return sorted(brief)
+
+    def disagreement(self, statement: Statement) -> Exception:
+        """The exception for what ranks differ in, the same on every rank; every rank has to call this."""
+        # First which tensors are not everybody's, so that the lists in words are short whatever the model.
+        own = {_digest(tensor): tensor for tensor in statement.tensors}
+        said = self._gather(b"".join(sorted(own)[: DIGESTS_BYTES // DIGEST_BYTES]), DIGESTS_BYTES, "digests")
+        common = set.intersection(*({text[i : i + 8] for i in range(0, len(text), 8)} for text in said.values()))
+        odd = tuple(sorted(tensor for digest, tensor in own.items() if digest not in common))
+        statements = self._exchange(replace(statement, tensors=odd), FULL_BYTES, "full")
+        problems = {s.problem for s in statements.values()}
+        if len(problems) == 1 and "" not in problems:
+            return SettingsError(f"{self.operation}: {problems.pop()}")
+        differences = Differences(statements)
+        return DisagreementError(
+            f"{self.operation}: {differences}; give every rank the same settings and the same tensors"
+        )
+
+    def order_of(self, order: Sequence[int], source: int) -> list[int]:
+        """Rank ``source``'s ``order``, a permutation of the same length on every rank."""
+        numbers = torch.tensor(order, dtype=torch.int32)
+        if self.process_set.rank() != source:
+            numbers.zero_()
+        self._sum(numbers, "order")
+        return numbers.tolist()
+
+    def _exchange(self, statement: Statement, slot_bytes: int, kind: str) -> dict[int, Statement]:
+        said = self._gather(statement.to_bytes(slot_bytes), slot_bytes, kind)
+        return {rank: Statement.from_bytes(text) for rank, text in said.items()}
+
+    def _gather(self, text: bytes, slot_bytes: int, kind: str) -> dict[int, bytes]:
+        """What every present rank says. A slot is its length in bytes plus one, then the bytes."""
+        slots = np.zeros((self.process_set.size(), 1 + slot_bytes // 4), dtype=np.int32)
+        own = slots[self.process_set.rank()]
+        own[0] = len(text) + 1
+        own[1:] = np.frombuffer(text.ljust(slot_bytes, b"\0"), dtype=np.int32)
+        self._sum(torch.from_numpy(slots), kind)
+        return {rank: slot[1:].tobytes()[: slot[0] - 1] for rank, slot in enumerate(slots) if slot[0] > 0}
+
+    def _sum(self, numbers: torch.Tensor, kind: str) -> None:
+        name = f"hvd_gqsgd.agreement.{self.name}.{kind}"
+        hvd.allreduce_(numbers, name=name, op=hvd.Sum, process_set=self.process_set)
 
 
-def disagreement(statement: Statement, process_set: hvd.ProcessSet, operation: str) -> Exception:
-    """The exception for an exchange that failed, the same on every rank; every rank has to call this."""
-    return _error(statement, process_set, operation)
-
-
-def _error(statement: Statement, process_set: hvd.ProcessSet, operation: str) -> Exception:
-    statements = _gather(statement, FULL_BYTES, process_set, "full")
-    problems = {s.problem for s in statements.values()}
-    if len(problems) == 1 and "" not in problems:
-        return SettingsError(f"{operation}: {problems.pop()}")
-    differences = Differences(statements)
-    return DisagreementError(f"{operation}: {differences}; give every rank the same settings and the same tensors")
-
-
-def broadcast_order(order: Sequence[int], source: int, process_set: hvd.ProcessSet) -> list[int]:
-    """Rank ``source``'s ``order``, a permutation of the same length on every rank, which may join meanwhile."""
-    numbers = torch.tensor(order, dtype=torch.int32)
-    if process_set.rank() != source:
-        numbers.zero_()
-    hvd.allreduce_(numbers, name="hvd_gqsgd.agreement.order", op=hvd.Sum, process_set=process_set)
-    return numbers.tolist()
-
-
-def _gather(statement: Statement, slot_bytes: int, process_set: hvd.ProcessSet, kind: str) -> dict[int, Statement]:
-    """Every present rank's statement. A slot is its length in bytes plus one, then the bytes."""
-    text = statement.to_bytes(slot_bytes)
-    slots = np.zeros((process_set.size(), 1 + slot_bytes // 4), dtype=np.int32)
-    own = slots[process_set.rank()]
-    own[0] = len(text) + 1
-    own[1:] = np.frombuffer(text.ljust(slot_bytes, b"\0"), dtype=np.int32)
-    hvd.allreduce_(torch.from_numpy(slots), name=f"hvd_gqsgd.agreement.{kind}", op=hvd.Sum, process_set=process_set)
-    return {
-        rank: Statement.from_bytes(slot[1:].tobytes()[: slot[0] - 1]) for rank, slot in enumerate(slots) if slot[0] > 0
-    }
+def _digest(tensor: str) -> bytes:
+    return blake2b(tensor.encode(), digest_size=DIGEST_BYTES).digest()

@@ -1,8 +1,8 @@
 """Which Horovod operation is calling ``compress``: the one file that knows Horovod's insides.
 
 Horovod hands a compressor a tensor and nothing else. Its callers hold the rest (name, op, scale factors, process
-set, optimizer) as local variables, so this file reads them from the calling frame. Frames are recognised by their
-code objects, which survive Horovod's copying of its optimizer class. Nothing of Horovod is patched.
+set, optimizer) as local variables, so this file reads them from the calling frame. Frames are recognised by file and
+line. Nothing of Horovod is patched. What can't be served (Adasum, reducescatter) is refused here too.
 """
 
 from __future__ import annotations
@@ -33,29 +33,32 @@ class Call:
 
     optimizer: the DistributedOptimizer, or None for hvd.allreduce and hvd.grouped_allreduce.
     name: the parameter's or operation's name; None where the user gave none.
+    first: Horovod holds no other tensor of this step (optimizers only).
     arguments: what Horovod was asked for, to be asked again in a backward pass (direct calls only).
     """
 
     optimizer: Any
     name: str | None
     process_set: hvd.ProcessSet
+    first: bool
     arguments: dict[str, Any]
 
 
 def caller(tensor: torch.Tensor, compressor: str) -> Call:
     """The Horovod operation that compresses ``tensor``; UnsupportedError where it is none that can be served."""
-    frame: FrameType | None = sys._getframe(1)
+    inner = sys._getframe(0)
     for _ in range(MOST_FRAMES):
+        frame = inner.f_back
         if frame is None:
             break
-        read = _READERS.get(frame.f_code)
+        read = _READERS.get(_place(frame.f_code))
         if read is not None:
-            return read(frame, tensor, compressor)
-        frame = frame.f_back
+            return read(frame, inner, compressor)
+        inner = frame
     raise UnsupportedError(
         f"{compressor}.compress() of a tensor of shape {tuple(tensor.shape)}: expected a call from Horovod, got one "
         f"from elsewhere; write compression={compressor} in hvd.DistributedOptimizer, hvd.allreduce or "
-        "hvd.grouped_allreduce"
+        f"hvd.grouped_allreduce (a compressor that wraps it may be {MOST_FRAMES - 4} calls away)"
     )
 
 
@@ -64,37 +67,37 @@ def generation() -> object:
     return mpi_ops._handle_map
 
 
-def _of_optimizer(frame: FrameType, tensor: torch.Tensor, compressor: str) -> Call:
+def _of_optimizer(frame: FrameType, inner: FrameType, compressor: str) -> Call:
     seen = frame.f_locals
     return _optimizer_call(seen["self"], seen["p"], compressor)
 
 
-def _of_optimizer_group(frame: FrameType, tensor: torch.Tensor, compressor: str) -> Call:
-    seen = frame.f_locals
-    parameter = next(p for p in seen["ps"] if p.grad is tensor)
-    return _optimizer_call(seen["self"], parameter, compressor)
+def _of_optimizer_group(frame: FrameType, inner: FrameType, compressor: str) -> Call:
+    # The comprehension that holds p has a frame of its own up to Python 3.11.
+    comprehension = inner if inner.f_code.co_name == "<listcomp>" else frame
+    return _optimizer_call(frame.f_locals["self"], comprehension.f_locals["p"], compressor)
 
 
 def _optimizer_call(optimizer: Any, parameter: torch.Tensor, compressor: str) -> Call:
     name = optimizer._parameter_names.get(parameter)
     _check_op(optimizer.op, f"DistributedOptimizer, parameter {name!r}", compressor)
-    return Call(optimizer, name, optimizer.process_set, {})
+    return Call(optimizer, name, optimizer.process_set, not optimizer._handles, {})
 
 
-def _of_allreduce(frame: FrameType, tensor: torch.Tensor, compressor: str) -> Call:
+def _of_allreduce(frame: FrameType, inner: FrameType, compressor: str) -> Call:
     seen = frame.f_locals
     name = seen["name"]
     _check_op(seen["op"], f"{frame.f_code.co_name} of {name!r}", compressor)
     asked = ("average", "op", "prescale_factor", "postscale_factor", "process_set")
-    return Call(None, name, seen["process_set"], {key: seen[key] for key in asked})
+    return Call(None, name, seen["process_set"], False, {key: seen[key] for key in asked})
 
 
-def _of_adasum(frame: FrameType, tensor: torch.Tensor, compressor: str) -> Call:
+def _of_adasum(frame: FrameType, inner: FrameType, compressor: str) -> Call:
     _check_op(hvd.Adasum, "DistributedOptimizer", compressor)
     raise AssertionError("Adasum passed the check of ops")
 
 
-def _of_reducescatter(frame: FrameType, tensor: torch.Tensor, compressor: str) -> Call:
+def _of_reducescatter(frame: FrameType, inner: FrameType, compressor: str) -> Call:
     raise UnsupportedError(
         f"{frame.f_code.co_name} of {frame.f_locals['name']!r} with compression={compressor}: quantised gradients are "
         "exchanged by allreduce; write compression=hvd.Compression.none here, or use hvd.allreduce"
@@ -110,26 +113,31 @@ def _check_op(op: Any, operation: str, compressor: str) -> None:
         )
 
 
-def _code(function: Any, *variables: str) -> CodeType:
-    """The code object of a Horovod function, after a look that it still has the variables that are read above."""
+def _place(code: CodeType) -> tuple[str, int]:
+    # Not the code object itself: torch.compile runs copies.
+    return code.co_filename, code.co_firstlineno
+
+
+def _checked(function: Any, *variables: str) -> tuple[str, int]:
+    """The place of a Horovod function, after a look that it still has the variables that are read above."""
     code = getattr(function, "__code__", None)
     here = (*code.co_varnames, *code.co_cellvars) if isinstance(code, CodeType) else ()
     missing = [v for v in variables if v not in here]
     if missing or not isinstance(code, CodeType):
         raise IncompatibleHorovodError(
             f"horovod {horovod.__version__}: expected {function} to have the local variables {missing}, which it "
-            f"has not; install horovod=={compat.HOROVOD.lowest}"
+            f"has not; install horovod=={compat.HOROVOD_TESTED}"
         )
-    return code
+    return _place(code)
 
 
 _ASKED = ("name", "op", "average", "prescale_factor", "postscale_factor", "process_set")
 _READERS = {
-    _code(_DistributedOptimizer._allreduce_grad_async, "self", "p"): _of_optimizer,
-    _code(_DistributedOptimizer._grouped_allreduce_grad_async, "self", "ps"): _of_optimizer_group,
-    _code(_DistributedAdasumOptimizer._allreduce_grad_async, "self", "p"): _of_adasum,
-    _code(mpi_ops.allreduce, "tensor", *_ASKED): _of_allreduce,
-    _code(mpi_ops.grouped_allreduce, "tensors", *_ASKED): _of_allreduce,
-    _code(mpi_ops.reducescatter, "name"): _of_reducescatter,
-    _code(mpi_ops.grouped_reducescatter, "name"): _of_reducescatter,
+    _checked(_DistributedOptimizer._allreduce_grad_async, "self", "p"): _of_optimizer,
+    _checked(_DistributedOptimizer._grouped_allreduce_grad_async, "self", "ps"): _of_optimizer_group,
+    _checked(_DistributedAdasumOptimizer._allreduce_grad_async, "self", "p"): _of_adasum,
+    _checked(mpi_ops.allreduce, "tensor", *_ASKED): _of_allreduce,
+    _checked(mpi_ops.grouped_allreduce, "tensors", *_ASKED): _of_allreduce,
+    _checked(mpi_ops.reducescatter, "name"): _of_reducescatter,
+    _checked(mpi_ops.grouped_reducescatter, "name"): _of_reducescatter,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -30,6 +31,19 @@ class _OnClassOrInstance:
         return partial(self._function, _defaults(cls) if instance is None else instance)
 
 
+def _eager(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, out of reach for torch.compile: it reads frames, keeps state and calls compiled code."""
+    # Importing Dynamo takes seconds; who compiles has imported it.
+    if "torch._dynamo" not in sys.modules:
+        return function
+    if function not in _DISABLED:
+        _DISABLED[function] = torch.compiler.disable(function)
+    return _DISABLED[function]
+
+
+_DISABLED: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class GlobalQSGD(schemes.GlobalQSGD):
     """Global-QSGD for horovod.torch: unbiased quantised gradients that Horovod's own allreduce sums.
@@ -50,9 +64,9 @@ class GlobalQSGD(schemes.GlobalQSGD):
     @_OnClassOrInstance
     def compress(self: GlobalQSGD, tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
         """For Horovod: take ``tensor`` and return a one-element float32 tensor to reduce, with a context."""
-        return engine.compress(self, tensor)
+        return _eager(engine.compress)(self, tensor)
 
     @_OnClassOrInstance
     def decompress(self: GlobalQSGD, tensor: torch.Tensor, ctx: Context) -> torch.Tensor:
         """For Horovod: the reduced tensor, in the dtype, shape and device of what was compressed."""
-        return engine.decompress(tensor, ctx)
+        return _eager(engine.decompress)(tensor, ctx)

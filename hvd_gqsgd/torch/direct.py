@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from threading import Lock
 
 import horovod.torch as hvd
@@ -11,6 +10,7 @@ import torch
 from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.schemes.agreement import Statement
 from hvd_gqsgd.schemes.base import Scheme
+from hvd_gqsgd.torch.agreement import Parties
 from hvd_gqsgd.torch.calls import Call
 from hvd_gqsgd.torch.exchange import RunningExchange
 from hvd_gqsgd.torch.pending import Pending, flatten
@@ -32,42 +32,51 @@ class DirectExchange:
         except SettingsError as error:
             self._problem = str(error)
         base = call.name or "noname"
-        self.pending = Pending(self, Spec.of(base, tensor), flatten(tensor))
+        self.spec = Spec.of(base, tensor)
+        self.flat = flatten(tensor)
         self._wire_name, step = calls.open(base)
-        bucket = new_bucket(scheme, [self.pending.spec])
-        bucket.tensors = [self.pending.flat]
+        bucket = new_bucket(scheme, [self.spec])
+        bucket.tensors = [self.flat]
         bucket.step = step
         self._running = RunningExchange(scheme, bucket, self._wire_name, call.process_set, self._problem)
-        traffic.dense_bytes += self.pending.spec.dense_bytes
+        traffic.dense_bytes += self.spec.dense_bytes
 
     def finish(self, pending: Pending, scale: float) -> torch.Tensor:
         """The reduced tensor, in fresh memory."""
-        spec = pending.spec
         self._running.wait()
         self._calls.close(self._wire_name)
         if self._running.failure is not None:
-            statement = Statement.of(self._scheme, [str(spec)], self._problem)
-            raise self._running.explain(statement, f"allreduce of {spec.name!r}")
-        out = torch.empty(spec.shape, dtype=spec.dtype, device=spec.device)
-        self._running.decode(0, out.view(-1), scale)
+            statement = Statement.of(self._scheme, [str(self.spec)], self._problem)
+            operation = f"allreduce of {self.spec.name!r}"
+            raise self._running.explain(statement, Parties(self._call.process_set, self._wire_name, operation))
         if self._tensor.requires_grad and torch.is_grad_enabled():
-            return _Reduced.apply(self._tensor, out, self._scheme, self._call)
+            return _Reduced.apply(self._tensor, self, scale)
+        return self.decode(scale)
+
+    def decode(self, scale: float) -> torch.Tensor:
+        """The reduced tensor of a finished exchange; once, because its buffers go with it."""
+        out = torch.empty(self.spec.shape, dtype=self.spec.dtype, device=self.spec.device)
+        self._running.decode(0, out.view(-1), scale)
+        del self._running, self.flat
         return out
+
+    def allreduce_again(self, gradient: torch.Tensor) -> torch.Tensor:
+        """What hvd.allreduce with the same arguments makes of the result's gradient."""
+        name = f"{self._wire_name}.backward"
+        return hvd.allreduce(gradient.contiguous(), name=name, compression=self._scheme, **self._call.arguments)
 
 
 class _Reduced(torch.autograd.Function):
-    """Gives ``out`` the gradient that hvd.allreduce with the same arguments would give its input."""
+    """A decoded result whose gradient is reduced as the tensor was, compressed as with Compression.fp16."""
 
     @staticmethod
-    def forward(ctx, tensor, out, compressor, call):  # type: ignore[no-untyped-def]
-        ctx.compressor, ctx.call = compressor, call
-        return out
+    def forward(ctx, tensor, exchange, scale):  # type: ignore[no-untyped-def]
+        ctx.exchange = exchange
+        return exchange.decode(scale)
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        # Without a name, as Horovod's own backward pass, but compressed, as with Compression.fp16.
-        reduced = hvd.allreduce(gradient.contiguous(), compression=ctx.compressor, **ctx.call.arguments)
-        return reduced, None, None, None
+        return ctx.exchange.allreduce_again(gradient), None, None
 
 
 class DirectCalls:
@@ -79,18 +88,18 @@ class DirectCalls:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._steps: Counter[str] = Counter()
+        self._calls = 0
         self._under_way: set[str] = set()
 
     def open(self, base: str) -> tuple[str, int]:
-        """A name that no exchange under way has, and how often it was used before."""
+        """A name that no exchange under way has, and a step that no call before it had."""
         with self._lock:
             number = 0
             while (wire_name := f"{base}.{number}") in self._under_way:
                 number += 1
             self._under_way.add(wire_name)
-            self._steps[wire_name] += 1
-            return wire_name, self._steps[wire_name] - 1
+            self._calls += 1
+            return wire_name, self._calls - 1
 
     def close(self, wire_name: str) -> None:
         """Let ``wire_name`` be used again."""

@@ -20,13 +20,17 @@ from hvd_gqsgd.torch.traffic import traffic
 Context: TypeAlias = torch.dtype | Pending | None
 
 
+#: Sessions kept for one optimizer, for settings that alternate; beyond that the oldest goes.
+MOST_SETTINGS = 8
+
+
 class Engine:
-    """A session for each optimizer; all of them end with Horovod's initialisation."""
+    """Sessions by optimizer and settings; all of them end with Horovod's initialisation."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._generation: object = None
-        self._sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+        self._sessions: WeakKeyDictionary[Any, dict[Scheme, Session]] = WeakKeyDictionary()
         self._direct = DirectCalls()
 
     def compress(self, scheme: Scheme, tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
@@ -53,10 +57,11 @@ class Engine:
         if tensor.dtype not in DTYPE_NAMES or not call.process_set.included() or call.process_set.size() == 1:
             return None
         if call.optimizer is not None:
-            return self._session(scheme, call).add(str(call.name), tensor)
+            return self._session(scheme, call).add(str(call.name), tensor, call.first)
         if not scheme.compresses(tensor.numel()):
             return None
-        return DirectExchange(scheme, tensor, call, self._direct_calls()).pending
+        exchange = DirectExchange(scheme, tensor, call, self._direct_calls())
+        return Pending(exchange, exchange.spec, exchange.flat)
 
     def _direct_calls(self) -> DirectCalls:
         with self._lock:
@@ -66,10 +71,13 @@ class Engine:
     def _session(self, scheme: Scheme, call: calls.Call) -> Session:
         with self._lock:
             self._start_over_after_init()
-            session = self._sessions.get(call.optimizer)
-            if session is None or session.scheme != scheme:
-                session = self._sessions[call.optimizer] = Session(scheme, call.process_set)
-            return session
+            sessions = self._sessions.setdefault(call.optimizer, {})
+            if scheme not in sessions:
+                if len(sessions) >= MOST_SETTINGS:
+                    del sessions[next(iter(sessions))]
+                names = call.optimizer._parameter_names.values()
+                sessions[scheme] = Session(scheme, call.process_set, tuple(names))
+            return sessions[scheme]
 
     def _start_over_after_init(self) -> None:
         if self._generation is not calls.generation():

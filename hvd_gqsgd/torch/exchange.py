@@ -1,7 +1,7 @@
 """One bucket on its way: drives a scheme's generator with Horovod's asynchronous allreduce.
 
-Nothing here starts a thread. ``poll`` moves on what has completed and never blocks, which is what hooks may call;
-``wait`` blocks until the bucket can be decoded.
+Nothing here starts a thread. ``try_to_start_next`` never blocks, which is what hooks may call; ``step`` and ``wait``
+do.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from horovod.common.exceptions import HorovodInternalError
 
 from hvd_gqsgd.errors import DisagreementError
 from hvd_gqsgd.schemes.agreement import Statement
-from hvd_gqsgd.schemes.base import Bucket, Max, Scheme, World
-from hvd_gqsgd.torch.agreement import disagreement
+from hvd_gqsgd.schemes.base import Bucket, Max, Scheme, Sum, World
+from hvd_gqsgd.torch.agreement import Parties
 from hvd_gqsgd.torch.buffers import kernels_for
 from hvd_gqsgd.torch.traffic import traffic
 
@@ -47,10 +47,12 @@ class RunningExchange:
     def done(self) -> bool:
         return self._handle is None
 
-    def poll(self) -> None:
-        """Move on if the collective under way has completed; never blocks."""
+    def try_to_start_next(self) -> bool:
+        """Move on if the collective under way has completed; never blocks. Says whether another one was started."""
+        before = self.collectives
         if self._handle is not None and hvd.poll(self._handle):
             self.step()
+        return self.collectives > before
 
     def step(self) -> None:
         """Wait for the collective under way, then move on by one."""
@@ -71,26 +73,27 @@ class RunningExchange:
         """Write member ``index`` of the finished exchange into the flat tensor ``out``."""
         self._scheme.decode(self.bucket, index, self._kernels, self._world, out, scale=scale)
 
-    def explain(self, statement: Statement, operation: str) -> Exception:
+    def explain(self, statement: Statement, parties: Parties) -> Exception:
         """``failure``, or where ranks differ an exception that says in what; then every rank has to call this."""
         error = self.failure
         assert error is not None
         if isinstance(error, DisagreementError) or (
             isinstance(error, HorovodInternalError) and "Mismatched" in str(error)
         ):
-            return disagreement(statement, self._process_set, operation)
+            return parties.disagreement(statement)
         return error
 
     def _resume(self) -> None:
         try:
-            collective = next(self._generator)
+            self._start(next(self._generator))
         except StopIteration:
             # The bucket outlives the step; the gradients it has read must not.
             self.bucket.tensors = ()
-            return
-        except DisagreementError as error:
+        except Exception as error:
+            # Whatever it is, hooks must not raise it: the other ranks would wait for what this one still has to send.
             self.failure = error
-            return
+
+    def _start(self, collective: Max | Sum) -> None:
         buffer = collective.buffer
         traffic.sent_bytes += buffer.numel() * buffer.element_size()
         self._handle = hvd.allreduce_async_(

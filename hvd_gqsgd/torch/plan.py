@@ -58,32 +58,51 @@ def new_bucket(scheme: Scheme, specs: Sequence[Spec]) -> Bucket:
     )
 
 
+class Group:
+    """Names of the tensors of one planned bucket. Compared by identity: it is looked up in every hook."""
+
+    __slots__ = ("names",)
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+
+
 class Plan:
     """The agreed buckets of one optimizer.
 
-    specs: name -> Spec of every planned tensor; bucket_of: name -> the names of its bucket.
+    specs: name -> Spec of every tensor that is compressed; group_of: name -> its bucket's names; groups: how many
+    buckets; small: names of the tensors that travel as Horovod would send them.
     """
 
     def __init__(self, scheme: Scheme) -> None:
         self.specs: dict[str, Spec] = {}
-        self.bucket_of: dict[str, tuple[str, ...]] = {}
+        self.group_of: dict[str, Group] = {}
+        self.groups = 0
+        self.small: set[str] = set()
         self._scheme = scheme
         self._buckets: dict[tuple[Spec, ...], Bucket] = {}
 
     def extended(self, specs: Iterable[Spec]) -> Plan:
-        """This plan and, cut into buckets of their own, ``specs`` in the agreed order. Buffers are shared."""
+        """This plan and, cut into buckets of their own, ``specs`` in the agreed order. Its buffers are used on."""
         plan = Plan(self._scheme)
         plan.specs.update(self.specs)
-        plan.bucket_of.update(self.bucket_of)
-        plan._buckets = self._buckets
+        plan.group_of.update(self.group_of)
+        plan.groups = self.groups
+        plan.small.update(self.small)
+        # A copy: a plan that is not kept must not leave its buffers here.
+        plan._buckets = dict(self._buckets)
         by_device: dict[torch.device, list[Spec]] = {}
         for spec in specs:
-            by_device.setdefault(spec.device, []).append(spec)
-            plan.specs[spec.name] = spec
+            if self._scheme.compresses(spec.numel):
+                by_device.setdefault(spec.device, []).append(spec)
+                plan.specs[spec.name] = spec
+            else:
+                plan.small.add(spec.name)
         for column in by_device.values():
             for bucket in _cut(column):
-                names = tuple(spec.name for spec in bucket)
-                plan.bucket_of.update((name, names) for name in names)
+                group = Group(tuple(spec.name for spec in bucket))
+                plan.group_of.update((name, group) for name in group.names)
+                plan.groups += 1
         return plan
 
     def bucket(self, names: tuple[str, ...]) -> Bucket:

@@ -38,7 +38,6 @@ def horovodrun(*arguments: str | Path, timeout: float, **environment: str) -> su
         # Open MPI's ranks spin while they wait, and starve each other where they share a core.
         "OMPI_MCA_mpi_yield_when_idle": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "120",
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     return subprocess.run(

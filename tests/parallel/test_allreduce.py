@@ -13,6 +13,7 @@ def own(name="x", shape=(3000,), step=0):
     return gradient(name, shape, hvd.rank(), step)
 
 
+@pytest.mark.even_handles
 @pytest.mark.parametrize("name", ["x", None])
 @pytest.mark.parametrize("shape", [(3000,), (10,), (2, 3, 700)])
 def test_the_mean_and_the_input_is_left_alone(name, shape):
@@ -56,6 +57,7 @@ def test_integers_travel_as_horovod_sends_them(dtype):
     assert torch.equal(result, x * hvd.size())
 
 
+@pytest.mark.even_handles
 @pytest.mark.parametrize("name", ["g", None])
 def test_grouped_allreduce(name):
     shapes = [(3000,), (10,), (2000,), (3000,)]

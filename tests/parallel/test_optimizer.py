@@ -234,18 +234,6 @@ def test_clipping_after_synchronize():
     assert moved.item() == pytest.approx(1.0, rel=1e-3)
 
 
-def test_load_state_dict_in_the_middle_of_a_step():
-    parameters = make_parameters()
-    optimizer = make_optimizer(parameters)
-    step_and_check(parameters, optimizer, steps=2)
-    backward(parameters, step=2)
-    torch.manual_seed(0)
-    hvd.allreduce(torch.zeros(1), name="let the abandoned step end")
-    optimizer.load_state_dict(optimizer.state_dict())
-    optimizer.zero_grad()
-    step_and_check(parameters, optimizer)
-
-
 def test_a_parameter_larger_than_a_bucket():
     parameters = make_parameters({"huge": (3_000_001,), "small": (1024,), "large": (2_200_000,)})
     optimizer = make_optimizer(parameters)
