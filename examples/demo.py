@@ -9,17 +9,18 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import mean, stdev
 
 EXAMPLE = Path(__file__).with_name("torch_digits.py")
 RUNS = (["none"], ["fp16"], ["gqsgd", "--bits", "8"], ["gqsgd", "--bits", "4"])
 
 
-def train(run: list[str], ranks: int, epochs: int) -> dict:
+def train(run: list[str], ranks: int, epochs: int, seed: int) -> dict:
     """One training under horovodrun; its result as the example reports it."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = ["horovodrun", "-np", str(ranks), "--gloo", sys.executable, str(EXAMPLE)]
-        command += ["--epochs", str(epochs), "--report", str(report), "--compression", *run]
+        command += ["--epochs", str(epochs), "--seed", str(seed), "--report", str(report), "--compression", *run]
         # TensorFlow, which horovodrun imports, greets on stderr.
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
@@ -27,22 +28,32 @@ def train(run: list[str], ranks: int, epochs: int) -> dict:
         return json.loads(report.read_text())
 
 
+def row_of(results: list[dict]) -> str:
+    """One line of the table from the runs of one compression, one per seed."""
+    first = results[0]
+    label = first["compression"] + (f" {first['bits']} bits" if first["compression"] == "gqsgd" else "")
+    accuracies = [result["accuracy"] for result in results]
+    accuracy = f"{mean(accuracies):.4f}" + (f" +-{stdev(accuracies):.4f}" if len(results) > 1 else "")
+    less = first["uncompressed_bytes_per_step"] / first["bytes_per_step"]
+    seconds = mean(result["seconds"] for result in results)
+    return f"{label:<16}{accuracy:>18}{first['bytes_per_step']:>14,}{less:>9.2f}x{seconds:>10.1f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each kind; accuracy is then mean and spread")
     args = parser.parse_args()
-    results = [train(run, args.ranks, args.epochs) for run in RUNS]
+    results = [[train(run, args.ranks, args.epochs, seed) for seed in range(args.seeds)] for run in RUNS]
 
-    print(f"\nscikit-learn's digits, {args.ranks} ranks, {args.epochs} epochs, same seeds; payload bytes of one rank\n")
-    print(f"{'compression':<16}{'accuracy':>10}{'bytes/step':>14}{'less':>10}{'seconds':>10}")
-    for result in results:
-        label = result["compression"] + (f" {result['bits']} bits" if result["compression"] == "gqsgd" else "")
-        less = result["uncompressed_bytes_per_step"] / result["bytes_per_step"]
-        print(
-            f"{label:<16}{result['accuracy']:>10.4f}{result['bytes_per_step']:>14,}{less:>9.2f}x"
-            f"{result['seconds']:>10.1f}"
-        )
+    print(
+        f"\nscikit-learn's digits, {args.ranks} ranks, {args.epochs} epochs, {args.seeds} seed(s), the same for all; "
+        "payload bytes of one rank\n"
+    )
+    print(f"{'compression':<16}{'accuracy':>18}{'bytes/step':>14}{'less':>10}{'seconds':>10}")
+    for runs in results:
+        print(row_of(runs))
     print(
         "\nSeconds are of this machine's loopback, where there is no slow network to save: they show what compression\n"
         "costs, not what it gains."
