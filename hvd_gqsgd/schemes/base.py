@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from hvd_gqsgd.errors import DisagreementError
+from hvd_gqsgd.errors import DisagreementError, SettingsError
 from hvd_gqsgd.kernels.base import Buffer, Kernels
 from hvd_gqsgd.kernels.layout import Layout
 from hvd_gqsgd.schemes.settings import Settings
@@ -112,6 +112,14 @@ class Scheme(Settings, ABC):
     @abstractmethod
     def check_world(self, size: int) -> None:
         """Raise SettingsError where these settings can't serve ``size`` ranks."""
+
+    def misfit(self, size: int) -> str:
+        """What ``check_world`` has to say, for a rank that tells the others before anyone raises; empty if nothing."""
+        try:
+            self.check_world(size)
+        except SettingsError as error:
+            return str(error)
+        return ""
 
 
 def _listed(names: tuple[str, ...], most: int = 4) -> str:

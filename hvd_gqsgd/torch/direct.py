@@ -7,7 +7,6 @@ from threading import Lock
 import horovod.torch as hvd
 import torch
 
-from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.schemes.agreement import Statement
 from hvd_gqsgd.schemes.base import Scheme
 from hvd_gqsgd.torch.agreement import Parties
@@ -26,11 +25,7 @@ class DirectExchange:
         self._tensor = tensor
         self._call = call
         self._calls = calls
-        self._problem = ""
-        try:
-            scheme.check_world(call.process_set.size())
-        except SettingsError as error:
-            self._problem = str(error)
+        self._problem = scheme.misfit(call.process_set.size())
         base = call.name or "noname"
         self.spec = Spec.of(base, tensor)
         self.flat = flatten(tensor)

@@ -20,10 +20,9 @@ from threading import RLock
 import horovod.torch as hvd
 import torch
 
-from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.schemes.agreement import Statement, digest
 from hvd_gqsgd.schemes.base import Scheme
-from hvd_gqsgd.torch import agreement
+from hvd_gqsgd.torch.agreement import Parties
 from hvd_gqsgd.torch.exchange import RunningExchange
 from hvd_gqsgd.torch.pending import Pending, flatten
 from hvd_gqsgd.torch.plain import PlainExchange
@@ -85,7 +84,7 @@ class Session:
         first: Horovod holds no other tensor of this step.
         """
         with self._lock:
-            if first and self._round.arrived:
+            if (first and self._round.arrived) or name in self._round.arrived:
                 # The optimizer dropped the last round half way, as load_state_dict does.
                 self._dropped_rounds += 1
                 self._plan.drop_buffers()
@@ -169,10 +168,9 @@ class Session:
         """
         by_name = {p.spec.name: p for p in sorted(unplanned, key=lambda pending: pending.spec.name)}
         position = {name: index for index, name in enumerate(by_name)}
-        statement = Statement.of(
-            self._scheme, [str(p.spec) for p in by_name.values()], self._round.problem or self._misfit()
-        )
-        parties = agreement.Parties(self._process_set, self._name, "DistributedOptimizer, agreement on its parameters")
+        problem = self._round.problem or self._scheme.misfit(self._process_set.size())
+        statement = Statement.of(self._scheme, [str(p.spec) for p in by_name.values()], problem)
+        parties = Parties(self._process_set, self._name, "DistributedOptimizer, agreement on its parameters")
         present = parties.agree(statement)
         ready = [position[p.spec.name] for p in unplanned]
         names = list(by_name)
@@ -184,14 +182,6 @@ class Session:
             self._plan = plan
             self._agreed = True
         return plan
-
-    def _misfit(self) -> str:
-        """Why these settings can't serve this world; empty if they can."""
-        try:
-            self._scheme.check_world(self._process_set.size())
-        except SettingsError as error:
-            return str(error)
-        return ""
 
     def _start(self, names: tuple[str, ...], plan: Plan) -> None:
         now = self._round
@@ -223,7 +213,7 @@ class Session:
         lines = sorted(str(pending.spec) for pending in now.arrived.values())
         statement = Statement.of(self._scheme, lines, now.problem)
         operation = f"DistributedOptimizer, exchange of {', '.join(failed.bucket.names)}"
-        return failed.explain(statement, agreement.Parties(self._process_set, self._name, operation))
+        return failed.explain(statement, Parties(self._process_set, self._name, operation))
 
 
 def _payload(pending: Pending, planned: Spec) -> torch.Tensor:
