@@ -3,8 +3,8 @@
 #
 #   PYTHON            a CPython 3.11, when it is neither python3.11 nor python3 on the PATH
 #   TORCH_INDEX_URL   one more package index to look for torch on. PyPI's torch for Linux brings gigabytes of CUDA
-#                     libraries; the small CPU build lives on PyTorch's own index (pytorch.org, "Start locally", names
-#                     its address). Not needed where pip's own configuration already finds the CPU build.
+#                     libraries; the small CPU build lives on PyTorch's own index (its installation page, "Start locally",
+#                     names the address). Not needed where pip's own configuration already finds the CPU build.
 #   HVD_GQSGD_CACHE   where the Horovod wheel is kept, default ${XDG_CACHE_HOME:-~/.cache}/hvd_gqsgd
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
