@@ -80,3 +80,13 @@ def assert_is_mean(
     error = (result.double() / scale - mean).abs()
     worst = (error - bound).max()
     assert worst <= 0, f"{name}: off by {error.max():.3g}, {worst:.3g} more than one level"
+
+
+def finish_step(parameters, optimizer, step: int, **expected) -> None:
+    """Synchronise, check every gradient as ``assert_is_mean`` does, and let the optimizer step."""
+    optimizer.synchronize()
+    for name, parameter in parameters.items():
+        assert_is_mean(parameter.grad, name, step=step, **expected)
+    with optimizer.skip_synchronize():
+        optimizer.step()
+    optimizer.zero_grad()

@@ -6,7 +6,7 @@ import time
 import horovod.torch as hvd
 import pytest
 import torch
-from rig import assert_is_mean, backward, gradient, level_of, make_optimizer, make_parameters
+from rig import assert_is_mean, backward, finish_step, gradient, level_of, make_optimizer, make_parameters
 
 from hvd_gqsgd.errors import DisagreementError
 from hvd_gqsgd.schemes.agreement import Statement
@@ -15,15 +15,6 @@ from hvd_gqsgd.torch.agreement import Parties
 
 #: Each is a bucket of its own.
 LARGE = {"first": (2_200_000,), "second": (2_200_000,), "third": (2_200_000,)}
-
-
-def finish_step(parameters, optimizer, step):
-    optimizer.synchronize()
-    for name, parameter in parameters.items():
-        assert_is_mean(parameter.grad, name, step=step)
-    with optimizer.skip_synchronize():
-        optimizer.step()
-    optimizer.zero_grad()
 
 
 @pytest.mark.even_handles

@@ -3,7 +3,7 @@
 import horovod.torch as hvd
 import pytest
 import torch
-from rig import SHAPES, assert_is_mean, backward, gradient, make_optimizer, make_parameters
+from rig import SHAPES, assert_is_mean, backward, finish_step, gradient, make_optimizer, make_parameters
 
 from hvd_gqsgd.torch import GlobalQSGD
 
@@ -11,12 +11,7 @@ from hvd_gqsgd.torch import GlobalQSGD
 def step_and_check(parameters, optimizer, steps=3, **expected):
     for step in range(steps):
         backward(parameters, step)
-        optimizer.synchronize()
-        for name, parameter in parameters.items():
-            assert_is_mean(parameter.grad, name, step=step, **expected)
-        with optimizer.skip_synchronize():
-            optimizer.step()
-        optimizer.zero_grad()
+        finish_step(parameters, optimizer, step, **expected)
 
 
 @pytest.mark.parametrize("compression", [GlobalQSGD, GlobalQSGD(), GlobalQSGD(bits=8, seed=5)])
@@ -113,12 +108,7 @@ def test_hooks_in_another_order_on_every_rank_with_equal_shapes():
     for step in range(4):
         turned = names[(hvd.rank() + step) % 3 :] + names[: (hvd.rank() + step) % 3]
         backward(parameters, step, names=turned)
-        optimizer.synchronize()
-        for name, parameter in parameters.items():
-            assert_is_mean(parameter.grad, name, step=step)
-        with optimizer.skip_synchronize():
-            optimizer.step()
-        optimizer.zero_grad()
+        finish_step(parameters, optimizer, step)
 
 
 @pytest.mark.parametrize("to_none", [True, False])
@@ -175,12 +165,7 @@ def test_several_optimizers_share_a_compressor_and_names():
     for step in range(2):
         for parameters, optimizer in pairs:
             backward(parameters, step)
-            optimizer.synchronize()
-            for name, parameter in parameters.items():
-                assert_is_mean(parameter.grad, name, step=step, bits=12)
-            with optimizer.skip_synchronize():
-                optimizer.step()
-            optimizer.zero_grad()
+            finish_step(parameters, optimizer, step, bits=12)
 
 
 def test_two_optimizers_under_way_at_once():
