@@ -22,7 +22,11 @@ def words_for(numel: int, bits: int) -> int:
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Pack codes (..., m) of one block per row, any signed dtype, into int32 words (..., ceil(m / K))."""
+    """Pack codes (..., m) of one block per row, any signed dtype, into int32 words (..., ceil(m / K)).
+
+    >>> unpack(pack(np.array([5, -7]), 8) + pack(np.array([-6, 9]), 8), 2, 8).tolist()
+    [-1, 2]
+    """
     lanes, words = lanes_per_word(bits), words_for(codes.shape[-1], bits)
     padded = np.zeros((*codes.shape[:-1], lanes * words), dtype=np.int32)
     padded[..., : codes.shape[-1]] = codes

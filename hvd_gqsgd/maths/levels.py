@@ -22,6 +22,9 @@ def count_levels(bits: int, n: int) -> int:
     """Levels L on each side of zero for ``n`` workers in lanes of ``bits`` bits.
 
     Raises SettingsError where not one level fits, and names the smallest ``bits`` that does.
+
+    >>> count_levels(8, 2), count_levels(8, 127), count_levels(16, 127)
+    (63, 1, 258)
     """
     levels = max_lane_sum(bits) // n
     if levels == 0:
@@ -35,5 +38,9 @@ def count_levels(bits: int, n: int) -> int:
 
 
 def smallest_bits(n: int) -> int | None:
-    """Smallest ``bits`` with at least one level for ``n`` workers; None where even 16 are too few."""
+    """Smallest ``bits`` with at least one level for ``n`` workers; None where even 16 are too few.
+
+    >>> smallest_bits(2), smallest_bits(8), smallest_bits(40_000)
+    (3, 5, None)
+    """
     return next((bits for bits in range(MIN_BITS, MAX_BITS + 1) if max_lane_sum(bits) >= n), None)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 import horovod.torch as hvd
 import numpy as np
 import torch
 
 from hvd_gqsgd.errors import DisagreementError, SettingsError
-from hvd_gqsgd.schemes.agreement import Differences, Statement
+from hvd_gqsgd.schemes.agreement import Differences, Statement, digest
 
 BRIEF_BYTES = 2048
 FULL_BYTES = 32768
@@ -47,10 +46,10 @@ class Parties:
     def disagreement(self, statement: Statement) -> Exception:
         """The exception for what ranks differ in, the same on every rank; every rank has to call this."""
         # First which tensors are not everybody's, so that the lists in words are short whatever the model.
-        own = {_digest(tensor): tensor for tensor in statement.tensors}
+        own = {bytes.fromhex(digest(tensor)): tensor for tensor in statement.tensors}
         said = self._gather(b"".join(sorted(own)[: DIGESTS_BYTES // DIGEST_BYTES]), DIGESTS_BYTES, "digests")
-        common = set.intersection(*({text[i : i + 8] for i in range(0, len(text), 8)} for text in said.values()))
-        odd = tuple(sorted(tensor for digest, tensor in own.items() if digest not in common))
+        common = set.intersection(*(_digests_in(text) for text in said.values()))
+        odd = tuple(sorted(tensor for key, tensor in own.items() if key not in common))
         statements = self._exchange(replace(statement, tensors=odd), FULL_BYTES, "full")
         problems = {s.problem for s in statements.values()}
         if len(problems) == 1 and "" not in problems:
@@ -86,5 +85,5 @@ class Parties:
         hvd.allreduce_(numbers, name=name, op=hvd.Sum, process_set=self.process_set)
 
 
-def _digest(tensor: str) -> bytes:
-    return blake2b(tensor.encode(), digest_size=DIGEST_BYTES).digest()
+def _digests_in(text: bytes) -> set[bytes]:
+    return {text[i : i + DIGEST_BYTES] for i in range(0, len(text), DIGEST_BYTES)}

@@ -88,13 +88,11 @@ def _of_allreduce(frame: FrameType, inner: FrameType, compressor: str) -> Call:
     seen = frame.f_locals
     name = seen["name"]
     _check_op(seen["op"], f"{frame.f_code.co_name} of {name!r}", compressor)
-    asked = ("average", "op", "prescale_factor", "postscale_factor", "process_set")
-    return Call(None, name, seen["process_set"], False, {key: seen[key] for key in asked})
+    return Call(None, name, seen["process_set"], False, {key: seen[key] for key in _ASKED_AGAIN})
 
 
 def _of_adasum(frame: FrameType, inner: FrameType, compressor: str) -> Call:
-    _check_op(hvd.Adasum, "DistributedOptimizer", compressor)
-    raise AssertionError("Adasum passed the check of ops")
+    raise _unsupported_op(hvd.Adasum, "DistributedOptimizer", compressor)
 
 
 def _of_reducescatter(frame: FrameType, inner: FrameType, compressor: str) -> Call:
@@ -106,11 +104,15 @@ def _of_reducescatter(frame: FrameType, inner: FrameType, compressor: str) -> Ca
 
 def _check_op(op: Any, operation: str, compressor: str) -> None:
     if op not in (None, hvd.Average, hvd.Sum):
-        names = {hvd.Adasum: "Adasum", hvd.Min: "Min", hvd.Max: "Max", hvd.Product: "Product"}
-        raise UnsupportedError(
-            f"{operation} with op={names.get(op, op)} and compression={compressor}: expected op Average or Sum; "
-            "write op=hvd.Average, or compression=hvd.Compression.none"
-        )
+        raise _unsupported_op(op, operation, compressor)
+
+
+def _unsupported_op(op: Any, operation: str, compressor: str) -> UnsupportedError:
+    names = {hvd.Adasum: "Adasum", hvd.Min: "Min", hvd.Max: "Max", hvd.Product: "Product"}
+    return UnsupportedError(
+        f"{operation} with op={names.get(op, op)} and compression={compressor}: expected op Average or Sum; "
+        "write op=hvd.Average, or compression=hvd.Compression.none"
+    )
 
 
 def _place(code: CodeType) -> tuple[str, int]:
@@ -131,13 +133,13 @@ def _checked(function: Any, *variables: str) -> tuple[str, int]:
     return _place(code)
 
 
-_ASKED = ("name", "op", "average", "prescale_factor", "postscale_factor", "process_set")
+_ASKED_AGAIN = ("average", "op", "prescale_factor", "postscale_factor", "process_set")
 _READERS = {
     _checked(_DistributedOptimizer._allreduce_grad_async, "self", "p"): _of_optimizer,
     _checked(_DistributedOptimizer._grouped_allreduce_grad_async, "self", "ps"): _of_optimizer_group,
     _checked(_DistributedAdasumOptimizer._allreduce_grad_async, "self", "p"): _of_adasum,
-    _checked(mpi_ops.allreduce, "tensor", *_ASKED): _of_allreduce,
-    _checked(mpi_ops.grouped_allreduce, "tensors", *_ASKED): _of_allreduce,
+    _checked(mpi_ops.allreduce, "tensor", "name", *_ASKED_AGAIN): _of_allreduce,
+    _checked(mpi_ops.grouped_allreduce, "tensors", "name", *_ASKED_AGAIN): _of_allreduce,
     _checked(mpi_ops.reducescatter, "name"): _of_reducescatter,
     _checked(mpi_ops.grouped_reducescatter, "name"): _of_reducescatter,
 }

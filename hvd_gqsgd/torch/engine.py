@@ -41,7 +41,7 @@ class Engine:
             return self._as_horovod_would(tensor)
         # Horovod reduces this 1 as it would have reduced the tensor: it returns as the factor that the user asked for.
         probe = torch.ones(1, dtype=torch.float32, device=tensor.device)
-        traffic.sent_bytes += probe.element_size()
+        traffic.sent_bytes += probe.nbytes
         return probe, pending
 
     def decompress(self, reduced: torch.Tensor, context: Context) -> torch.Tensor:
@@ -87,13 +87,11 @@ class Engine:
 
     @staticmethod
     def _as_horovod_would(tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
-        traffic.dense_bytes += tensor.numel() * tensor.element_size()
-        if tensor.dtype != torch.bfloat16:
-            traffic.sent_bytes += tensor.numel() * tensor.element_size()
-            return tensor, None
         # Horovod has no bfloat16 reduction.
-        traffic.sent_bytes += tensor.numel() * torch.float32.itemsize
-        return tensor.float(), tensor.dtype
+        sent, context = (tensor.float(), tensor.dtype) if tensor.dtype == torch.bfloat16 else (tensor, None)
+        traffic.dense_bytes += tensor.nbytes
+        traffic.sent_bytes += sent.nbytes
+        return sent, context
 
 
 engine = Engine()

@@ -95,7 +95,7 @@ class RunningExchange:
 
     def _start(self, collective: Max | Sum) -> None:
         buffer = collective.buffer
-        traffic.sent_bytes += buffer.numel() * buffer.element_size()
+        traffic.sent_bytes += buffer.nbytes
         self._handle = hvd.allreduce_async_(
             buffer,
             name=f"hvd_gqsgd.{self._name}.{self.collectives}",

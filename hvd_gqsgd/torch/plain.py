@@ -24,7 +24,7 @@ class PlainExchange:
         self._handle: int | None = hvd.allreduce_async_(
             self._sum, name=f"hvd_gqsgd.{pending.spec.name}.plain", op=hvd.Sum, process_set=process_set
         )
-        traffic.sent_bytes += self._sum.numel() * self._sum.element_size()
+        traffic.sent_bytes += self._sum.nbytes
         traffic.dense_bytes += pending.spec.dense_bytes
 
     def wait(self) -> None:

@@ -41,10 +41,9 @@ class Slots:
         """Wait for all pads, after ``close`` on every rank."""
         while self._pads:
             hvd.synchronize(self._pads.pop())
-        self._count = 0
 
     def _pad(self) -> None:
         name = f"hvd_gqsgd.{self._name}.pad.{len(self._pads)}"
         pad = torch.zeros(1, dtype=torch.int32)
         self._pads.append(hvd.allreduce_async_(pad, name=name, op=hvd.Sum, process_set=self._process_set))
-        traffic.sent_bytes += pad.element_size()
+        traffic.sent_bytes += pad.nbytes

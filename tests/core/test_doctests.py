@@ -14,3 +14,7 @@ MODULES = [found.name for found in pkgutil.walk_packages(maths.__path__, "hvd_gq
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_there_are_examples():
+    assert sum(doctest.testmod(importlib.import_module(name)).attempted for name in MODULES) >= 3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import horovod.torch as hvd
 import torch
-from rig import assert_is_mean, backward, make_parameters
+from rig import backward, finish_step, make_parameters
 
 from hvd_gqsgd.torch import GlobalQSGD
 
@@ -21,7 +21,6 @@ model = torch.nn.ParameterDict(parameters)
 
 
 def train(state: hvd.elastic.TorchState) -> None:
-    # Horovod's hooks know the size of the world that they were made in, so the optimizer is made anew.
     while len(state.sizes) <= len(PLANNED):
         if not state.sizes or state.sizes[-1] != hvd.size():
             state.sizes = [*state.sizes, hvd.size()]
@@ -31,12 +30,7 @@ def train(state: hvd.elastic.TorchState) -> None:
             return
         for _ in range(20):
             backward(parameters, state.step)
-            state.optimizer.synchronize()
-            for name, parameter in parameters.items():
-                assert_is_mean(parameter.grad, name, step=state.step)
-            with state.optimizer.skip_synchronize():
-                state.optimizer.step()
-            state.optimizer.zero_grad()
+            finish_step(parameters, state.optimizer, state.step)
             state.step += 1
         if hvd.rank() == 0:
             # The discovery script reads how far the training has come.
