@@ -2,8 +2,11 @@
 #include "variants.h"
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+
+#define GQSGD_F16C
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target("f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 namespace {
 #include "body.inc"
 }

@@ -98,9 +98,10 @@ int gqsgd_abi(void) { return GQSGD_ABI; }
 int gqsgd_runs(int isa) {
     if (isa == GQSGD_BASELINE) return 1;
 #if defined(__x86_64__)
-    if (isa == GQSGD_AVX2) return __builtin_cpu_supports("avx2") ? 1 : 0;
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+    if (isa == GQSGD_AVX2) return avx2;
     if (isa == GQSGD_AVX512)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #endif
     return 0;
