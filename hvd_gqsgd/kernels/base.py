@@ -1,4 +1,4 @@
-"""What a set of kernels does: three verbs over the tensors of one bucket.
+"""What a set of kernels does: three verbs over the tensors of one bucket, the last for one tensor or for all.
 
 Kernels are dumb: buffers and scalars in, codes out. Who calls them has validated everything. What a "buffer" is depends
 on who made the kernels: NumPy arrays for the specification, anything with an address for the compiled ones, tensors
@@ -56,3 +56,10 @@ class Kernels(ABC):
 
         out: flat, contiguous, of the member's dtype and numel; may be the very buffer that was encoded.
         """
+
+    def decode_all(
+        self, layout: Layout, tensors: Sequence[Buffer], words: Buffer, norms: Buffer, *, levels: int, factor: float
+    ) -> None:
+        """``decode`` every member into its own of ``tensors``; compiled kernels do it in one call."""
+        for index, tensor in enumerate(tensors):
+            self.decode(layout, index, words, norms, tensor, levels=levels, factor=factor)

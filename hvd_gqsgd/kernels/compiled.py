@@ -17,13 +17,15 @@ from hvd_gqsgd.kernels.layout import SEGMENT, Layout
 #: Instruction sets by what ``gqsgd_runs`` calls them, best first.
 ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}
 BUILD = "`pip install --no-build-isolation -e .` or `make setup` in the source tree"
-_ABI = 1
+_ABI = 2
+_SEGMENT_BYTES = SEGMENT.itemsize
 
-_int, _i64, _u64, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p
+_int, _i64, _u64, _double, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double, ctypes.c_void_p
 _SIGNATURES: dict[str, list[type]] = {
-    "gqsgd_block_norms": [_pointer, _i64, _i64, _pointer, _int, _int],
-    "gqsgd_encode": [_pointer, _i64, _i64, _int, _int, _u64, _u64, _u64, _pointer, _pointer, _int, _int],
-    "gqsgd_decode": [_pointer, _pointer, _i64, _int, _int, ctypes.c_double, _pointer, _pointer, _int, _int],
+    "gqsgd_block_norms": [_pointer, _pointer, _i64, _i64, _pointer, _int, _int],
+    "gqsgd_encode": [_pointer, _pointer, _i64, _i64, _int, _int, _u64, _u64, _u64, _pointer, _pointer, _int, _int],
+    "gqsgd_decode": [_pointer, _pointer, _i64, _i64, _int, _double, _pointer, _pointer, _int, _int],
+    "gqsgd_decode_one": [_pointer, _pointer, _i64, _int, _double, _pointer, _pointer, _int, _int],
 }
 
 
@@ -99,9 +101,14 @@ class CompiledKernels(Kernels):
         return self._threads() if callable(self._threads) else self._threads
 
     def block_norms(self, layout: Layout, tensors: Sequence[Buffer], norms: Buffer) -> None:
-        table = self._table(layout, tensors)
         self._library.gqsgd_block_norms(
-            address_of_array(table), len(table), layout.block_size, self._address(norms), self.threads, self._isa
+            layout.segments_address,
+            self._addresses(tensors),
+            len(tensors),
+            layout.block_size,
+            self._address(norms),
+            self.threads,
+            self._isa,
         )
 
     def encode(
@@ -116,10 +123,10 @@ class CompiledKernels(Kernels):
         step: int,
         rank: int,
     ) -> None:
-        table = self._table(layout, tensors)
         self._library.gqsgd_encode(
-            address_of_array(table),
-            len(table),
+            layout.segments_address,
+            self._addresses(tensors),
+            len(tensors),
             layout.block_size,
             layout.bits,
             levels,
@@ -136,21 +143,33 @@ class CompiledKernels(Kernels):
     def decode(
         self, layout: Layout, index: int, words: Buffer, norms: Buffer, out: Buffer, *, levels: int, factor: float
     ) -> None:
-        self._library.gqsgd_decode(
-            address_of_array(layout.segments) + index * SEGMENT.itemsize,
+        self._library.gqsgd_decode_one(
+            layout.segments_address + index * _SEGMENT_BYTES,
             self._address(out),
             layout.block_size,
             layout.bits,
-            levels,
-            factor,
+            factor / levels,
             self._address(words),
             self._address(norms),
             self.threads,
             self._isa,
         )
 
-    def _table(self, layout: Layout, tensors: Sequence[Buffer]) -> np.ndarray:
-        # A copy, because several threads may share a layout.
-        table = layout.segments.copy()
-        table["address"] = [self._address(tensor) for tensor in tensors]
-        return table
+    def decode_all(
+        self, layout: Layout, tensors: Sequence[Buffer], words: Buffer, norms: Buffer, *, levels: int, factor: float
+    ) -> None:
+        self._library.gqsgd_decode(
+            layout.segments_address,
+            self._addresses(tensors),
+            len(tensors),
+            layout.block_size,
+            layout.bits,
+            factor / levels,
+            self._address(words),
+            self._address(norms),
+            self.threads,
+            self._isa,
+        )
+
+    def _addresses(self, tensors: Sequence[Buffer]) -> ctypes.Array:
+        return (_u64 * len(tensors))(*map(self._address, tensors))

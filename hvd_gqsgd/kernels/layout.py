@@ -22,10 +22,9 @@ from hvd_gqsgd.maths import floats, quantize
 NORMS_HEADER = 2
 WORDS_HEADER = 1
 
-#: One row per tensor as the compiled kernels read it; ``address`` is filled in at every call.
+#: One row per tensor as the compiled kernels read it.
 SEGMENT = np.dtype(
     [
-        ("address", np.uint64),
         ("numel", np.int64),
         ("norms_offset", np.int64),
         ("words_offset", np.int64),
@@ -78,11 +77,17 @@ class Layout:
 
     @cached_property
     def segments(self) -> np.ndarray:
-        """The members as a table of ``SEGMENT`` rows, addresses zero."""
+        """The members as a table of ``SEGMENT`` rows; read only, because several threads may share a layout."""
         table = np.zeros(len(self.members), dtype=SEGMENT)
         table["numel"] = [m.numel for m in self.members]
         table["norms_offset"] = self.norms_offsets
         table["words_offset"] = self.words_offsets
         table["tensor_id"] = np.array([m.tensor_id for m in self.members], dtype=np.uint64)
         table["dtype"] = [floats.DTYPES.index(m.dtype) for m in self.members]
+        table.flags.writeable = False
         return table
+
+    @cached_property
+    def segments_address(self) -> int:
+        """Address of ``segments``; kept, because asking NumPy for it costs more than a small tensor."""
+        return self.segments.ctypes.data

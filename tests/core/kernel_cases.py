@@ -46,6 +46,11 @@ class TensorsFromArrays(Kernels):
     def decode(self, layout, index, words, norms, out, **settings):
         self._kernels.decode(layout, index, as_tensor(words), as_tensor(norms), as_tensor(out), **settings)
 
+    def decode_all(self, layout, tensors, words, norms, **settings):
+        self._kernels.decode_all(
+            layout, [as_tensor(t) for t in tensors], as_tensor(words), as_tensor(norms), **settings
+        )
+
 
 def make(name: str, threads: Callable[[], int] | int = 0) -> Kernels:
     """The implementation called ``name``, taking arrays; skips only for an instruction set the processor lacks."""
@@ -155,7 +160,7 @@ def check(
     agreed: np.ndarray | None = None,
     sums: np.ndarray | None = None,
 ) -> None:
-    """All three verbs of ``kernels`` give ``expected`` and touch neither inputs, headers nor what follows a buffer."""
+    """All verbs of ``kernels`` give ``expected`` and touch neither inputs, headers nor what follows a buffer."""
     before = [tensor.copy() for tensor in tensors]
     norms = _guarded(layout.norms_numel, np.dtype(np.float32), HEADER)
     kernels.block_norms(layout, tensors, norms[: layout.norms_numel])
@@ -171,7 +176,12 @@ def check(
     for index, (member, out) in enumerate(zip(layout.members, outs, strict=True)):
         kernels.decode(layout, index, summed, used, out[: member.numel], levels=levels, factor=factor)
         assert_same_bits(out[: member.numel], expected.outs[index], f"{kernels.name} decoded {member}")
-    for output in (norms, words, *outs):
+    together = [_guarded(tensor.size, tensor.dtype, HEADER) for tensor in tensors]
+    own = [out[: tensor.size] for out, tensor in zip(together, tensors, strict=True)]
+    kernels.decode_all(layout, own, summed, used, levels=levels, factor=factor)
+    for member, out, wanted in zip(layout.members, own, expected.outs, strict=True):
+        assert_same_bits(out, wanted, f"{kernels.name} decoded with all others {member}")
+    for output in (norms, words, *outs, *together):
         assert (output[-GUARD:] == HEADER).all(), f"{kernels.name} wrote past the end"
     for name, now, then in [("norms", used, used_before), ("words", summed, summed_before)]:
         assert_same_bits(now, then, f"{kernels.name}: read-only {name}")

@@ -61,33 +61,41 @@ int64_t blocks_of(const gqsgd_segment &segment, int64_t block_size) {
     return (segment.numel + block_size - 1) / block_size;
 }
 
-// Calls work(segment, range) for blocks [begin, end) of the list of all blocks of all segments.
-template <class Work>
-void visit(const gqsgd_segment *segments, int64_t count, int64_t block_size, int64_t begin, int64_t end, Work work) {
+// The tensors of a call.
+struct Bucket {
+    const gqsgd_segment *segments;
+    const uint64_t *addresses;
+    int64_t count, block_size;
+};
+
+// Calls work(segment, address, range) for blocks [begin, end) of the list of all blocks of all segments.
+template <class Work> void visit(const Bucket &bucket, int64_t begin, int64_t end, Work work) {
     const DefaultFloats floats;
-    for (int64_t s = 0, before = 0; s < count && before < end; s++) {
-        const int64_t blocks = blocks_of(segments[s], block_size);
+    for (int64_t s = 0, before = 0; s < bucket.count && before < end; s++) {
+        const gqsgd_segment &segment = bucket.segments[s];
+        const int64_t blocks = blocks_of(segment, bucket.block_size);
         const int64_t from = begin > before ? begin - before : 0, to = end - before < blocks ? end - before : blocks;
         if (from < to)
-            work(segments[s], BlockRange{from, to, segments[s].numel, block_size, (int)segments[s].dtype});
+            work(
+                segment, (void *)bucket.addresses[s],
+                BlockRange{from, to, segment.numel, bucket.block_size, (int)segment.dtype});
         before += blocks;
     }
 }
 
-template <class Work>
-void visit_all(const gqsgd_segment *segments, int64_t count, int64_t block_size, int threads, Work work) {
+template <class Work> void visit_all(const Bucket &bucket, int threads, Work work) {
     int64_t numel = 0, blocks = 0;
-    for (int64_t s = 0; s < count; s++) {
-        numel += segments[s].numel;
-        blocks += blocks_of(segments[s], block_size);
+    for (int64_t s = 0; s < bucket.count; s++) {
+        numel += bucket.segments[s].numel;
+        blocks += blocks_of(bucket.segments[s], bucket.block_size);
     }
     int64_t team = threads > 0 ? threads : omp_get_max_threads();
     if (team > numel / MIN_NUMEL_PER_THREAD) team = numel / MIN_NUMEL_PER_THREAD;
-    if (team <= 1) return visit(segments, count, block_size, 0, blocks, work);
+    if (team <= 1) return visit(bucket, 0, blocks, work);
 #pragma omp parallel num_threads((int)team)
     {
         const int64_t size = omp_get_num_threads(), me = omp_get_thread_num();
-        visit(segments, count, block_size, blocks * me / size, blocks * (me + 1) / size, work);
+        visit(bucket, blocks * me / size, blocks * (me + 1) / size, work);
     }
 }
 
@@ -110,32 +118,42 @@ int gqsgd_runs(int isa) {
 int gqsgd_default_threads(void) { return omp_get_max_threads(); }
 
 void gqsgd_block_norms(
-    const gqsgd_segment *segments, int64_t count, int64_t block_size, float *norms, int threads, int isa) {
+    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, float *norms,
+    int threads, int isa) {
     const Variant &variant = variant_of(isa);
-    visit_all(segments, count, block_size, threads, [&](const gqsgd_segment &segment, const BlockRange &range) {
-        variant.block_norms(range, (const void *)segment.address, norms + segment.norms_offset);
-    });
+    const auto work = [&](const gqsgd_segment &segment, const void *x, const BlockRange &range) {
+        variant.block_norms(range, x, norms + segment.norms_offset);
+    };
+    visit_all({segments, addresses, count, block_size}, threads, work);
 }
 
 void gqsgd_encode(
-    const gqsgd_segment *segments, int64_t count, int64_t block_size, int bits, int levels, uint64_t seed,
-    uint64_t step, uint64_t rank, const float *norms, int32_t *words, int threads, int isa) {
+    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, int bits, int levels,
+    uint64_t seed, uint64_t step, uint64_t rank, const float *norms, int32_t *words, int threads, int isa) {
     const Variant &variant = variant_of(isa);
-    visit_all(segments, count, block_size, threads, [&](const gqsgd_segment &segment, const BlockRange &range) {
+    const auto work = [&](const gqsgd_segment &segment, const void *x, const BlockRange &range) {
         const PairKeys keys = pair_keys(seed, step, segment.tensor_id, rank);
         variant.encode(
-            range, (const void *)segment.address, norms + segment.norms_offset, bits, levels, keys,
-            (uint32_t *)words + segment.words_offset);
-    });
+            range, x, norms + segment.norms_offset, bits, levels, keys, (uint32_t *)words + segment.words_offset);
+    };
+    visit_all({segments, addresses, count, block_size}, threads, work);
 }
 
 void gqsgd_decode(
-    const gqsgd_segment *segment, void *out, int64_t block_size, int bits, int levels, double factor,
+    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, int bits, double unit,
     const int32_t *words, const float *norms, int threads, int isa) {
     const Variant &variant = variant_of(isa);
-    const double factor_per_level = factor / (double)levels;
-    visit_all(segment, 1, block_size, threads, [&](const gqsgd_segment &one, const BlockRange &range) {
+    const auto work = [&](const gqsgd_segment &segment, void *out, const BlockRange &range) {
         variant.decode(
-            range, (const uint32_t *)words + one.words_offset, norms + one.norms_offset, bits, factor_per_level, out);
-    });
+            range, (const uint32_t *)words + segment.words_offset, norms + segment.norms_offset, bits,
+            unit, out);
+    };
+    visit_all({segments, addresses, count, block_size}, threads, work);
+}
+
+void gqsgd_decode_one(
+    const gqsgd_segment *segment, void *out, int64_t block_size, int bits, double unit,
+    const int32_t *words, const float *norms, int threads, int isa) {
+    const uint64_t address = (uint64_t)out;
+    gqsgd_decode(segment, &address, 1, block_size, bits, unit, words, norms, threads, isa);
 }

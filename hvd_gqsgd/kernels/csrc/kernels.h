@@ -1,8 +1,9 @@
 /* The C interface of the compiled kernels: block norms, encode and decode over the tensors of a bucket.
  *
- * Buffers and scalars in, codes out; nothing is validated here. hvd_gqsgd/maths is the specification, to the bit, and
- * hvd_gqsgd/kernels/compiled.py the only caller. Offsets count elements from the beginning of the norms and the words
- * buffer, their headers included.
+ * Buffers and scalars in, codes out; nothing is validated here. ``segments`` says where the tensors of a bucket have their
+ * norms and words and stays the same from step to step, ``addresses`` where their elements are in this call. Offsets
+ * count elements from the beginning of the norms and the words buffer, their headers included. hvd_gqsgd/maths is the
+ * specification, to the bit, and hvd_gqsgd/kernels/compiled.py the only caller.
  */
 #ifndef GQSGD_KERNELS_H
 #define GQSGD_KERNELS_H
@@ -16,7 +17,7 @@ extern "C" {
 #endif
 
 /* Counts up with every change below; compiled.py refuses a library that was built from other sources. */
-#define GQSGD_ABI 1
+#define GQSGD_ABI 2
 
 /* Instruction sets, in rising order. */
 enum { GQSGD_BASELINE = 0, GQSGD_AVX2 = 1, GQSGD_AVX512 = 2 };
@@ -26,7 +27,6 @@ enum { GQSGD_FLOAT32 = 0, GQSGD_FLOAT16 = 1, GQSGD_BFLOAT16 = 2, GQSGD_FLOAT64 =
 
 /* One tensor of a bucket: a row of layout.SEGMENT. */
 typedef struct {
-    uint64_t address;
     int64_t numel;
     int64_t norms_offset;
     int64_t words_offset;
@@ -44,16 +44,22 @@ GQSGD_API int gqsgd_default_threads(void);
 
 /* norms[b] = max |x| of block b, +inf where the block has a NaN or an Inf. */
 GQSGD_API void gqsgd_block_norms(
-    const gqsgd_segment *segments, int64_t count, int64_t block_size, float *norms, int threads, int isa);
+    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, float *norms,
+    int threads, int isa);
 
 /* words = the codes of every segment, dithered by (seed, step, tensor_id, rank). 2 <= bits <= 16. */
 GQSGD_API void gqsgd_encode(
-    const gqsgd_segment *segments, int64_t count, int64_t block_size, int bits, int levels, uint64_t seed,
-    uint64_t step, uint64_t rank, const float *norms, int32_t *words, int threads, int isa);
+    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, int bits, int levels,
+    uint64_t seed, uint64_t step, uint64_t rank, const float *norms, int32_t *words, int threads, int isa);
 
-/* out = lane sums * (norm * (factor / levels)) for one segment; the segment's own address is not read. */
+/* Elements = lane sums * (norm * unit), written for every segment to its address. */
 GQSGD_API void gqsgd_decode(
-    const gqsgd_segment *segment, void *out, int64_t block_size, int bits, int levels, double factor,
+    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, int bits, double unit,
+    const int32_t *words, const float *norms, int threads, int isa);
+
+/* The same for one segment, whose elements go to ``out``. */
+GQSGD_API void gqsgd_decode_one(
+    const gqsgd_segment *segment, void *out, int64_t block_size, int bits, double unit,
     const int32_t *words, const float *norms, int threads, int isa);
 
 #ifdef __cplusplus

@@ -21,7 +21,7 @@ struct Variant {
         const BlockRange &range, const void *x, const float *norms, int bits, int levels, const PairKeys &keys,
         uint32_t *words);
     void (*decode)(
-        const BlockRange &range, const uint32_t *words, const float *norms, int bits, double factor_per_level,
+        const BlockRange &range, const uint32_t *words, const float *norms, int bits, double unit,
         void *out);
 };
 
