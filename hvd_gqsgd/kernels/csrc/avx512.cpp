@@ -4,9 +4,10 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define GQSGD_F16C
+#define GQSGD_WIDE 16
+#define GQSGD_FMA
 #pragma GCC push_options
-#pragma GCC target("f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target("f16c,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 namespace {
 #include "body.inc"
 }

@@ -1,6 +1,8 @@
 // The kernels for every processor of the architecture that the compiler targets.
 #include "variants.h"
 
+#define GQSGD_WIDE 4
+
 namespace {
 #include "body.inc"
 }
