@@ -144,8 +144,7 @@ def rows_of(options: argparse.Namespace, dtype: str) -> list[Row]:
                 kernels.encode(layout, tensors, norms, words, **settings, seed=1, step=2, rank=3)
 
             def decode(kernels=kernels, layout=layout, norms=norms, words=words, settings=settings):  # type: ignore[no-untyped-def]
-                for index, out in enumerate(outs):
-                    kernels.decode(layout, index, words, norms, out, **settings, factor=1.0)
+                kernels.decode_all(layout, outs, words, norms, **settings, factor=1.0)
 
             block_norms()
             for work in (block_norms, encode, decode):

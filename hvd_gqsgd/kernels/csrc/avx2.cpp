@@ -6,12 +6,20 @@
 
 #define GQSGD_WIDE 8
 #define GQSGD_FMA
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,f16c,fma"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx2,f16c,fma")
+#endif
 namespace {
 #include "body.inc"
 }
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 
 const Variant avx2_variant = {block_norms, encode, decode};
 #endif

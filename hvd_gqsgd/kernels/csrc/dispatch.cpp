@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <xmmintrin.h>
 #endif
 
@@ -37,6 +38,14 @@ const Variant &variant_of(int isa) {
 #endif
     return baseline_variant;
 }
+
+#if defined(__x86_64__)
+// Clang's __builtin_cpu_supports does not know this one.
+bool has_f16c() {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
 
 uint64_t mix64(uint64_t value) {
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9ull;
@@ -106,8 +115,7 @@ int gqsgd_abi(void) { return GQSGD_ABI; }
 int gqsgd_runs(int isa) {
     if (isa == GQSGD_BASELINE) return 1;
 #if defined(__x86_64__)
-    const bool avx2 =
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("fma");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     if (isa == GQSGD_AVX2) return avx2;
     if (isa == GQSGD_AVX512)
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
