@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import itertools
 import json
 import os
@@ -135,24 +136,23 @@ def rows_of(options: argparse.Namespace, dtype: str) -> list[Row]:
             kernels = CompiledKernels(isa=isa, threads=threads)
             layout = Layout(members=members, block_size=options.block_size, bits=bits)
             norms, words = np.zeros(layout.norms_numel, np.float32), np.zeros(layout.words_numel, np.int32)
-            settings = {"levels": max_lane_sum(bits)}
-
-            def block_norms(kernels=kernels, layout=layout, norms=norms):  # type: ignore[no-untyped-def]
-                kernels.block_norms(layout, tensors, norms)
-
-            def encode(kernels=kernels, layout=layout, norms=norms, words=words, settings=settings):  # type: ignore[no-untyped-def]
-                kernels.encode(layout, tensors, norms, words, **settings, seed=1, step=2, rank=3)
-
-            def decode(kernels=kernels, layout=layout, norms=norms, words=words, settings=settings):  # type: ignore[no-untyped-def]
-                kernels.decode_all(layout, outs, words, norms, **settings, factor=1.0)
-
-            block_norms()
-            for work in (block_norms, encode, decode):
-                if work is block_norms and bits != options.widths[0]:
+            levels = max_lane_sum(bits)
+            works: dict[str, Work] = {
+                "block_norms": functools.partial(kernels.block_norms, layout, tensors, norms),
+                "encode": functools.partial(
+                    kernels.encode, layout, tensors, norms, words, levels=levels, seed=1, step=2, rank=3
+                ),
+                "decode": functools.partial(kernels.decode_all, layout, outs, words, norms, levels=levels, factor=1.0),
+            }
+            works["block_norms"]()
+            for name, work in works.items():
+                width = None if name == "block_norms" else bits
+                if width is None and bits != options.widths[0]:
                     continue  # norms know nothing of widths
-                *figures, cpu = measure(work, memcpy, options.repeats, source.nbytes)
-                width = None if work is block_norms else bits
-                rows.append(Row(work.__name__, isa, dtype, width, threads, *figures, cpu if threads == 1 else None))
+                speed, ratio, low, high, cpu = measure(work, memcpy, options.repeats, source.nbytes)
+                rows.append(
+                    Row(name, isa, dtype, width, threads, speed, ratio, low, high, cpu if threads == 1 else None)
+                )
     return rows
 
 

@@ -103,6 +103,18 @@ def test_decode_rounds_every_half_its_neighbours_and_the_midpoints(kernels, dtyp
     assert_same_bits(out, expected, kernels.name)
 
 
+@pytest.mark.parametrize("beside", (0, 2.0**-52, -(2.0**-52)))
+@pytest.mark.parametrize("bits", (4, 6, 8))
+def test_decode_rounds_the_double_even_where_it_meets_or_barely_misses_the_middle_of_two_floats(kernels, bits, beside):
+    layout = layout_of([(dtype, 700) for dtype in floats.DTYPES], 256, bits)
+    tensors = [to_dtype(np.ones(700), dtype) for dtype in floats.DTYPES]
+    sums = np.random.default_rng(bits).integers(-(1 << 31), 1 << 31, layout.words_numel).astype(np.int32)
+    agreed = np.ones(layout.norms_numel, np.float32)
+    for scale in (1.0, 2.0**-20, 2.0**-130, 2.0**110):
+        arguments = {"levels": 1, "factor": scale * (1 + 2.0**-24 + beside), "agreed": agreed, "sums": sums}
+        check(kernels, layout, tensors, specification(layout, tensors, **arguments), **arguments)
+
+
 def test_agreed_norms_larger_than_ones_own_infinite_or_zero(kernels):
     x = np.linspace(-1, 1, 32 * 6).astype(np.float32)
     layout = layout_of([("float32", x.size)], 32, 8)
