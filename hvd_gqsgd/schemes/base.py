@@ -94,8 +94,8 @@ class Scheme(Settings, ABC):
         """
 
     @abstractmethod
-    def decode(self, bucket: Bucket, index: int, kernels: Kernels, world: World, out: Buffer, *, scale: float) -> None:
-        """Write member ``index`` of a finished exchange into ``out``.
+    def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:
+        """Write every member of a finished exchange into its own of ``out``, which may be ``bucket.tensors``.
 
         scale: what Horovod's own reduction makes of a 1 on every rank that took part: 1 for Average over all
         ranks, n for Sum, with the user's own factors on top. The result is scale * mean over those that took part.

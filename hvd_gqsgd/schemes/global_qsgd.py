@@ -9,6 +9,7 @@ Unbiased, and the variance of the mean is at most (M / L)^2 / (4 n) per element.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hvd_gqsgd.kernels.base import Buffer, Kernels
@@ -67,15 +68,14 @@ class GlobalQSGD(Scheme):
         bucket.words[0] = 1
         yield Sum(bucket.words)
 
-    def decode(self, bucket: Bucket, index: int, kernels: Kernels, world: World, out: Buffer, *, scale: float) -> None:
+    def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:
         # The header counts the ranks whose words are in the sum: fewer than the world's after hvd.join.
         contributors = int(bucket.words[0])
-        kernels.decode(
+        kernels.decode_all(
             bucket.layout,
-            index,
+            out,
             bucket.words,
             bucket.norms,
-            out,
             levels=levels.count_levels(self.bits, world.size),
             factor=scale / contributors,
         )

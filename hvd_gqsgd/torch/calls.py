@@ -27,7 +27,7 @@ compat.check_horovod(horovod.__version__)
 MOST_FRAMES = 10
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call:
     """One call of ``compress`` and the operation that it belongs to.
 
@@ -51,9 +51,11 @@ def caller(tensor: torch.Tensor, compressor: str) -> Call:
         frame = inner.f_back
         if frame is None:
             break
-        read = _READERS.get(_place(frame.f_code))
-        if read is not None:
-            return read(frame, inner, compressor)
+        # The line first: it is a small integer, and few functions of the world begin at one of Horovod's.
+        if frame.f_code.co_firstlineno in _LINES:
+            read = _READERS.get(_place(frame.f_code))
+            if read is not None:
+                return read(frame, inner, compressor)
         inner = frame
     raise UnsupportedError(
         f"{compressor}.compress() of a tensor of shape {tuple(tensor.shape)}: expected a call from Horovod, got one "
@@ -80,14 +82,16 @@ def _of_optimizer_group(frame: FrameType, inner: FrameType, compressor: str) -> 
 
 def _optimizer_call(optimizer: Any, parameter: torch.Tensor, compressor: str) -> Call:
     name = optimizer._parameter_names.get(parameter)
-    _check_op(optimizer.op, f"DistributedOptimizer, parameter {name!r}", compressor)
+    if optimizer.op not in _SUMS:
+        raise _unsupported_op(optimizer.op, f"DistributedOptimizer, parameter {name!r}", compressor)
     return Call(optimizer, name, optimizer.process_set, not optimizer._handles, {})
 
 
 def _of_allreduce(frame: FrameType, inner: FrameType, compressor: str) -> Call:
     seen = frame.f_locals
     name = seen["name"]
-    _check_op(seen["op"], f"{frame.f_code.co_name} of {name!r}", compressor)
+    if seen["op"] not in _SUMS:
+        raise _unsupported_op(seen["op"], f"{frame.f_code.co_name} of {name!r}", compressor)
     return Call(None, name, seen["process_set"], False, {key: seen[key] for key in _ASKED_AGAIN})
 
 
@@ -100,11 +104,6 @@ def _of_reducescatter(frame: FrameType, inner: FrameType, compressor: str) -> Ca
         f"{frame.f_code.co_name} of {frame.f_locals['name']!r} with compression={compressor}: quantised gradients are "
         "exchanged by allreduce; write compression=hvd.Compression.none here, or use hvd.allreduce"
     )
-
-
-def _check_op(op: Any, operation: str, compressor: str) -> None:
-    if op not in (None, hvd.Average, hvd.Sum):
-        raise _unsupported_op(op, operation, compressor)
 
 
 def _unsupported_op(op: Any, operation: str, compressor: str) -> UnsupportedError:
@@ -133,6 +132,7 @@ def _checked(function: Any, *variables: str) -> tuple[str, int]:
     return _place(code)
 
 
+_SUMS = (None, hvd.Average, hvd.Sum)
 _ASKED_AGAIN = ("average", "op", "prescale_factor", "postscale_factor", "process_set")
 _READERS = {
     _checked(_DistributedOptimizer._allreduce_grad_async, "self", "p"): _of_optimizer,
@@ -143,3 +143,4 @@ _READERS = {
     _checked(mpi_ops.reducescatter, "name"): _of_reducescatter,
     _checked(mpi_ops.grouped_reducescatter, "name"): _of_reducescatter,
 }
+_LINES = {line for _, line in _READERS}

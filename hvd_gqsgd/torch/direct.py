@@ -1,4 +1,4 @@
-"""hvd.allreduce and hvd.grouped_allreduce of a tensor by itself: one bucket a call, no plan."""
+"""hvd.allreduce and hvd.grouped_allreduce of a tensor by itself: buckets of its own, no plan."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hvd_gqsgd.schemes.agreement import Statement
 from hvd_gqsgd.schemes.base import Scheme
 from hvd_gqsgd.torch.agreement import Parties
 from hvd_gqsgd.torch.calls import Call
-from hvd_gqsgd.torch.exchange import RunningExchange
-from hvd_gqsgd.torch.pending import Pending, flatten
-from hvd_gqsgd.torch.plan import Spec, new_bucket
+from hvd_gqsgd.torch.exchange import RunningExchange, drain
+from hvd_gqsgd.torch.pending import Pending
+from hvd_gqsgd.torch.plan import Load, Spec, cut
 from hvd_gqsgd.torch.traffic import traffic
 
 
@@ -27,32 +27,35 @@ class DirectExchange:
         self._calls = calls
         self._problem = scheme.misfit(call.process_set.size())
         base = call.name or "noname"
-        self.spec = Spec.of(base, tensor)
-        self.flat = flatten(tensor)
-        self._wire_name, step = calls.open(base)
-        bucket = new_bucket(scheme, [self.spec])
-        bucket.tensors = [self.flat]
-        bucket.step = step
-        self._running = RunningExchange(scheme, bucket, self._wire_name, call.process_set, self._problem)
-        traffic.dense_bytes += self.spec.dense_bytes
+        self.pending = Pending(self, Spec.of(base, tensor), tensor)
+        self._wire_name, self._step = calls.open(base)
+        self._loads = [group.load() for group in cut(scheme, [self.pending.spec])]
+        self._running = [self._start(load) for load in self._loads]
+
+    def _start(self, load: Load) -> RunningExchange:
+        bucket = load.bucket
+        bucket.tensors = [part.of(self.pending.flat) for part in load.parts]
+        bucket.step = self._step
+        traffic.dense_bytes += load.dense_bytes
+        name = f"{self._wire_name}.{load.parts[0].start}"
+        return RunningExchange(self._scheme, bucket, name, self._call.process_set, self._problem)
 
     def finish(self, pending: Pending, scale: float) -> torch.Tensor:
         """The reduced tensor, in fresh memory."""
-        self._running.wait()
+        spec = pending.spec
+        out = torch.empty(spec.shape, dtype=spec.dtype, device=spec.device)
+        parts = {id(load.bucket): [part.of(out.view(-1)) for part in load.parts] for load in self._loads}
+        failed = drain(self._running, lambda running: running.decode(scale, parts[id(running.bucket)]))
         self._calls.close(self._wire_name)
-        if self._running.failure is not None:
-            statement = Statement.of(self._scheme, [str(self.spec)], self._problem)
-            operation = f"allreduce of {self.spec.name!r}"
-            raise self._running.explain(statement, Parties(self._call.process_set, self._wire_name, operation))
+        if failed is not None:
+            statement = Statement.of(self._scheme, [str(spec)], self._problem)
+            operation = f"allreduce of {spec.name!r}"
+            raise failed.explain(statement, Parties(self._call.process_set, self._wire_name, operation))
+        # The result may live on with its graph; what it was made in need not.
+        del self._running, self._loads, self.pending
         if self._tensor.requires_grad and torch.is_grad_enabled():
-            return _Reduced.apply(self._tensor, self, scale)
-        return self.decode(scale)
-
-    def decode(self, scale: float) -> torch.Tensor:
-        """The reduced tensor of a finished exchange; once, because its buffers go with it."""
-        out = torch.empty(self.spec.shape, dtype=self.spec.dtype, device=self.spec.device)
-        self._running.decode(0, out.view(-1), scale)
-        del self._running, self.flat
+            # In a list, because a tensor that comes in and goes out again would be a view.
+            return _Reduced.apply(self._tensor, self, [out])
         return out
 
     def allreduce_again(self, gradient: torch.Tensor) -> torch.Tensor:
@@ -65,9 +68,9 @@ class _Reduced(torch.autograd.Function):
     """A decoded result whose gradient is reduced as the tensor was, compressed as with Compression.fp16."""
 
     @staticmethod
-    def forward(ctx, tensor, exchange, scale):  # type: ignore[no-untyped-def]
+    def forward(ctx, tensor, exchange, out):  # type: ignore[no-untyped-def]
         ctx.exchange = exchange
-        return exchange.decode(scale)
+        return out.pop()
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
+import horovod.torch as hvd
 import torch
 
 from hvd_gqsgd.schemes.base import Scheme
@@ -23,6 +25,9 @@ Context: TypeAlias = torch.dtype | Pending | None
 #: Sessions kept for one optimizer, for settings that alternate; beyond that the oldest goes.
 MOST_SETTINGS = 8
 
+#: A probe is one float32.
+PROBE_BYTES = 4
+
 
 class Engine:
     """Sessions by optimizer and settings; all of them end with Horovod's initialisation."""
@@ -30,8 +35,9 @@ class Engine:
     def __init__(self) -> None:
         self._lock = Lock()
         self._generation: object = None
-        self._sessions: WeakKeyDictionary[Any, dict[Scheme, Session]] = WeakKeyDictionary()
+        self._sessions: WeakKeyDictionary[Any, dict[Scheme, Session | None]] = WeakKeyDictionary()
         self._direct = DirectCalls()
+        self._latest: _Latest | None = None
 
     def compress(self, scheme: Scheme, tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
         """What Horovod is to reduce in place of ``tensor``, and the context for ``decompress``."""
@@ -41,7 +47,7 @@ class Engine:
             return self._as_horovod_would(tensor)
         # Horovod reduces this 1 as it would have reduced the tensor: it returns as the factor that the user asked for.
         probe = torch.ones(1, dtype=torch.float32, device=tensor.device)
-        traffic.sent_bytes += probe.nbytes
+        traffic.sent_bytes += PROBE_BYTES
         return probe, pending
 
     def decompress(self, reduced: torch.Tensor, context: Context) -> torch.Tensor:
@@ -53,30 +59,40 @@ class Engine:
         return context.owner.finish(context, scale=float(reduced))
 
     def _start(self, scheme: Scheme, tensor: torch.Tensor, call: calls.Call) -> Pending | None:
-        # A rank outside of the process set has no size here; Horovod says so itself.
-        if tensor.dtype not in DTYPE_NAMES or not call.process_set.included() or call.process_set.size() == 1:
+        if tensor.dtype not in DTYPE_NAMES:
             return None
         if call.optimizer is not None:
-            return self._session(scheme, call).add(str(call.name), tensor, call.first)
-        if not scheme.compresses(tensor.numel()):
+            session = self._session(scheme, call)
+            return None if session is None else session.add(str(call.name), tensor, call.first)
+        if not scheme.compresses(tensor.numel()) or not _shared(call.process_set):
             return None
-        exchange = DirectExchange(scheme, tensor, call, self._direct_calls())
-        return Pending(exchange, exchange.spec, exchange.flat)
+        return DirectExchange(scheme, tensor, call, self._direct_calls()).pending
 
     def _direct_calls(self) -> DirectCalls:
         with self._lock:
             self._start_over_after_init()
             return self._direct
 
-    def _session(self, scheme: Scheme, call: calls.Call) -> Session:
+    def _session(self, scheme: Scheme, call: calls.Call) -> Session | None:
+        """None where this rank has nobody to exchange with."""
+        latest = self._latest
+        if latest is not None and latest.is_of(scheme, call.optimizer):
+            return latest.session()
+        session = self._find(scheme, call)
+        if session is not None:
+            self._latest = _Latest(scheme, ref(call.optimizer), calls.generation(), ref(session))
+        return session
+
+    def _find(self, scheme: Scheme, call: calls.Call) -> Session | None:
         with self._lock:
             self._start_over_after_init()
             sessions = self._sessions.setdefault(call.optimizer, {})
             if scheme not in sessions:
                 if len(sessions) >= MOST_SETTINGS:
                     del sessions[next(iter(sessions))]
-                names = call.optimizer._parameter_names.values()
-                sessions[scheme] = Session(scheme, call.process_set, tuple(names))
+                names = tuple(call.optimizer._parameter_names.values())
+                process_set = call.process_set
+                sessions[scheme] = Session(scheme, process_set, names) if _shared(process_set) else None
             return sessions[scheme]
 
     def _start_over_after_init(self) -> None:
@@ -92,6 +108,24 @@ class Engine:
         traffic.dense_bytes += tensor.nbytes
         traffic.sent_bytes += sent.nbytes
         return sent, context
+
+
+@dataclass(slots=True)
+class _Latest:
+    """The session that was asked for last, because the next gradient is nearly always of the same optimizer."""
+
+    scheme: Scheme
+    optimizer: ref[Any]
+    generation: object
+    session: ref[Session]
+
+    def is_of(self, scheme: Scheme, optimizer: Any) -> bool:
+        return self.scheme is scheme and self.optimizer() is optimizer and self.generation is calls.generation()
+
+
+def _shared(process_set: hvd.ProcessSet) -> bool:
+    # A rank outside of the process set has no size here; Horovod says so itself.
+    return bool(process_set.included()) and process_set.size() > 1
 
 
 engine = Engine()

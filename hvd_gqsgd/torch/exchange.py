@@ -1,10 +1,13 @@
 """One bucket on its way: drives a scheme's generator with Horovod's asynchronous allreduce.
 
-Nothing here starts a thread. ``try_to_start_next`` never blocks, which is what hooks may call; ``step`` and ``wait``
-do.
+Nothing here starts a thread. ``try_to_start_next`` never blocks, which is what hooks may call; ``step``, ``wait`` and
+``drain`` do.
 """
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 import horovod.torch as hvd
 import torch
@@ -16,6 +19,15 @@ from hvd_gqsgd.schemes.base import Bucket, Max, Scheme, Sum, World
 from hvd_gqsgd.torch.agreement import Parties
 from hvd_gqsgd.torch.buffers import kernels_for
 from hvd_gqsgd.torch.traffic import traffic
+
+#: Buckets whose last collective is started before the first of them is waited for: one on the wire, one that follows
+#: it at once. With more of them ready, Horovod would copy them into its fusion buffer and return all of them together,
+#: and nothing could be decoded meanwhile.
+IN_FLIGHT = 2
+
+#: Horovod's own wait looks once in a millisecond; at 10 Gbit/s that is a bucket's transfer.
+FIRST_NAP_S = 50e-6
+LONGEST_NAP_S = 500e-6
 
 
 class RunningExchange:
@@ -58,7 +70,7 @@ class RunningExchange:
         """Wait for the collective under way, then move on by one."""
         handle, self._handle = self._handle, None
         try:
-            hvd.synchronize(handle)
+            _wait(handle)
         except HorovodInternalError as error:
             self.failure = error
         else:
@@ -69,9 +81,15 @@ class RunningExchange:
         while not self.done:
             self.step()
 
-    def decode(self, index: int, out: torch.Tensor, scale: float) -> None:
-        """Write member ``index`` of the finished exchange into the flat tensor ``out``."""
-        self._scheme.decode(self.bucket, index, self._kernels, self._world, out, scale=scale)
+    def decode(self, scale: float, out: Sequence[torch.Tensor] | None = None) -> None:
+        """Write the members of the finished exchange into ``out``, or into the tensors that they came from."""
+        self._scheme.decode(
+            self.bucket, self._kernels, self._world, self.bucket.tensors if out is None else out, scale=scale
+        )
+
+    def forget_tensors(self) -> None:
+        """The bucket outlives the step; the gradients must not."""
+        self.bucket.tensors = ()
 
     def explain(self, statement: Statement, parties: Parties) -> Exception:
         """``failure``, or where ranks differ an exception that says in what; then every rank has to call this."""
@@ -87,8 +105,7 @@ class RunningExchange:
         try:
             self._start(next(self._generator))
         except StopIteration:
-            # The bucket outlives the step; the gradients it has read must not.
-            self.bucket.tensors = ()
+            pass
         except Exception as error:
             # Whatever it is, hooks must not raise it: the other ranks would wait for what this one still has to send.
             self.failure = error
@@ -103,3 +120,43 @@ class RunningExchange:
             process_set=self._process_set,
         )
         self.collectives += 1
+
+
+def drain(exchanges: Iterable[RunningExchange], finished: Callable[[RunningExchange], None]) -> RunningExchange | None:
+    """Bring all exchanges to their end and call ``finished`` for each that has not failed; the first that has.
+
+    exchanges: in the same order on every rank, because each is waited for before the one after the next is moved on.
+    While one bucket's words travel, the next one's are encoded and the last one's decoded.
+    """
+    under_way: list[RunningExchange] = []
+    failed: list[RunningExchange] = []
+
+    def end(exchange: RunningExchange) -> None:
+        if exchange.failure is None:
+            finished(exchange)
+        else:
+            failed.append(exchange)
+        exchange.forget_tensors()
+
+    for exchange in exchanges:
+        first = under_way.pop(0) if len(under_way) == IN_FLIGHT else None
+        if first is not None:
+            first.wait()
+        if exchange.collectives < 2 and not exchange.done:
+            exchange.step()
+        under_way.append(exchange)
+        if first is not None:
+            end(first)
+    for exchange in under_way:
+        exchange.wait()
+        end(exchange)
+    return failed[0] if failed else None
+
+
+def _wait(handle: int | None) -> None:
+    """hvd.synchronize, with shorter naps."""
+    nap = FIRST_NAP_S
+    while not hvd.poll(handle):
+        time.sleep(nap)
+        nap = min(1.5 * nap, LONGEST_NAP_S)
+    hvd.synchronize(handle)

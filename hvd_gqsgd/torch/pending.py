@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -17,18 +16,26 @@ class Awaiting(Protocol):
         """Wait for the exchange and decode; ``scale`` is what Horovod made of the probe."""
 
 
-@dataclass(eq=False)
 class Pending:
     """One tensor between ``compress`` and ``decompress``.
 
-    flat: its elements, contiguous, kept until they are encoded. Hooks of later tensors may encode it.
+    flat: its elements in row-major order, outside of autograd: its own memory where that already lies so. Hooks of
+    later tensors may encode it.
     """
 
-    owner: Awaiting
-    spec: Spec
-    flat: torch.Tensor = field(repr=False)
+    # One is made for every gradient in every step.
+    __slots__ = ("_tensor", "flat", "owner", "spec")
 
+    def __init__(self, owner: Awaiting, spec: Spec, tensor: torch.Tensor) -> None:
+        self.owner = owner
+        self.spec = spec
+        if tensor.is_contiguous() and not tensor.requires_grad:
+            self._tensor: torch.Tensor | None = tensor
+            self.flat = tensor.view(-1)
+        else:
+            self._tensor = None
+            self.flat = tensor.detach().contiguous().view(-1)
 
-def flatten(tensor: torch.Tensor) -> torch.Tensor:
-    """The elements in row-major order, outside of autograd: a view where the memory already is so."""
-    return tensor.detach().contiguous().view(-1)
+    def result(self) -> torch.Tensor:
+        """The tensor in its own shape, after ``flat`` was written to: the very same object where that is possible."""
+        return self.flat.view(self.spec.shape) if self._tensor is None else self._tensor

@@ -25,7 +25,7 @@ class PlainExchange:
             self._sum, name=f"hvd_gqsgd.{pending.spec.name}.plain", op=hvd.Sum, process_set=process_set
         )
         traffic.sent_bytes += self._sum.nbytes
-        traffic.dense_bytes += pending.spec.dense_bytes
+        traffic.dense_bytes += flat.nbytes
 
     def wait(self) -> None:
         """Wait until the sum is complete."""

@@ -1,9 +1,10 @@
-"""Which tensors travel together: buckets with their persistent buffers, built once and used every step."""
+"""Which tensors travel together: buckets with their persistent buffers, planned once and used every step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -12,9 +13,11 @@ from hvd_gqsgd.schemes import agreement
 from hvd_gqsgd.schemes.base import Bucket, Scheme
 from hvd_gqsgd.torch.buffers import DTYPE_NAMES
 
-#: Gradient bytes after which a bucket is closed: large enough that a collective's latency (about 2 ms on loopback,
-#: 7 ms between hosts) is small beside its transfer, small enough that the first leaves early in the backward pass.
+#: Gradient bytes after which a bucket is closed, and the most that it takes of one tensor.
 BUCKET_BYTES = 8 << 20
+
+#: Sets of members that arrived without the others, for which a bucket remembers where everything lies.
+MOST_PARTIAL = 8
 
 
 @dataclass(frozen=True)
@@ -30,67 +33,131 @@ class Spec:
     def of(cls, name: str, tensor: torch.Tensor) -> Spec:
         return cls(name, tuple(tensor.shape), tensor.dtype, tensor.device)
 
-    @property
+    def describes(self, tensor: torch.Tensor) -> bool:
+        """Whether ``Spec.of`` would give the same for a tensor of this name; faster than to ask that."""
+        return tensor.shape == self.shape and tensor.dtype == self.dtype and tensor.device == self.device
+
+    @cached_property
     def numel(self) -> int:
         return torch.Size(self.shape).numel()
-
-    @property
-    def dense_bytes(self) -> int:
-        return self.numel * self.dtype.itemsize
 
     def __str__(self) -> str:
         return f"{self.name} {list(self.shape)} {str(self.dtype).removeprefix('torch.')} {self.device.type}"
 
 
-def new_bucket(scheme: Scheme, specs: Sequence[Spec]) -> Bucket:
-    """A bucket for ``specs``, which are on one device, with fresh buffers there."""
-    members = tuple(
-        Member(tensor_id=agreement.tensor_id(s.name), numel=s.numel, dtype=DTYPE_NAMES[s.dtype]) for s in specs
-    )
-    layout = Layout(members=members, **scheme.layout_settings())
-    device = specs[0].device
-    return Bucket(
-        layout=layout,
-        names=tuple(s.name for s in specs),
-        check=agreement.check_value(repr(scheme), *map(str, specs)),
-        norms=torch.zeros(layout.norms_numel, dtype=torch.float32, device=device),
-        words=torch.zeros(layout.words_numel, dtype=torch.int32, device=device),
-    )
+@dataclass(frozen=True)
+class Part:
+    """Elements [start, start + numel) of a tensor: all of them, but for tensors larger than a bucket."""
+
+    spec: Spec
+    start: int
+    numel: int
+
+    @property
+    def label(self) -> str:
+        """Tells it from every other part of every tensor of its optimizer."""
+        return f"{self.spec.name}[{self.start}:]" if self.start else self.spec.name
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.spec.dtype.itemsize
+
+    def of(self, flat: torch.Tensor) -> torch.Tensor:
+        """This part of the tensor's elements ``flat``."""
+        return flat if self.numel == self.spec.numel else flat[self.start : self.start + self.numel]
+
+
+@dataclass(frozen=True, eq=False)
+class Load:
+    """A bucket and what is in it. label: the same on every rank, and of no other load of its optimizer."""
+
+    bucket: Bucket
+    parts: tuple[Part, ...]
+    label: str
+    dense_bytes: int
 
 
 class Group:
-    """Names of the tensors of one planned bucket. Compared by identity: it is looked up in every hook."""
+    """Parts that travel together, all on one device, and the buffers that they travel in.
 
-    __slots__ = ("names",)
+    index: its place in the order on which all ranks agree.
+    """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
+    def __init__(self, scheme: Scheme, parts: Sequence[Part], index: int) -> None:
+        self.index = index
+        self.names = tuple(dict.fromkeys(part.spec.name for part in parts))
+        self._scheme = scheme
+        self._parts = tuple(parts)
+        self._whole: Load | None = None
+        self._partial: dict[tuple[str, ...], Load] = {}
+
+    def load(self) -> Load:
+        """All of it."""
+        if self._whole is None:
+            layout = self._layout(self._parts)
+            device = self._parts[0].spec.device
+            norms = torch.zeros(layout.norms_numel, dtype=torch.float32, device=device)
+            words = torch.zeros(layout.words_numel, dtype=torch.int32, device=device)
+            self._whole = self._load(self._parts, layout, norms, words)
+        return self._whole
+
+    def partial_load(self, names: tuple[str, ...]) -> Load:
+        """Only the tensors ``names``, in the same buffers."""
+        if names not in self._partial:
+            if len(self._partial) >= MOST_PARTIAL:
+                self._partial.clear()
+            parts = tuple(part for part in self._parts if part.spec.name in names)
+            layout, whole = self._layout(parts), self.load().bucket
+            norms, words = whole.norms[: layout.norms_numel], whole.words[: layout.words_numel]
+            self._partial[names] = self._load(parts, layout, norms, words)
+        return self._partial[names]
+
+    def drop_buffers(self) -> None:
+        """Forget the buffers, which a collective that nobody waits for may still be writing to."""
+        self._whole = None
+        self._partial.clear()
+
+    def _layout(self, parts: tuple[Part, ...]) -> Layout:
+        members = tuple(
+            Member(tensor_id=agreement.tensor_id(p.label), numel=p.numel, dtype=DTYPE_NAMES[p.spec.dtype])
+            for p in parts
+        )
+        return Layout(members=members, **self._scheme.layout_settings())
+
+    def _load(self, parts: tuple[Part, ...], layout: Layout, norms: torch.Tensor, words: torch.Tensor) -> Load:
+        labels = [part.label for part in parts]
+        bucket = Bucket(
+            layout=layout,
+            names=tuple(dict.fromkeys(part.spec.name for part in parts)),
+            check=agreement.check_value(repr(self._scheme), *(f"{part.spec} {part.start}" for part in parts)),
+            norms=norms,
+            words=words,
+        )
+        label = f"{labels[0]}+{len(labels) - 1}.{agreement.digest(*labels)}"
+        return Load(bucket, parts, label, sum(part.nbytes for part in parts))
 
 
 class Plan:
     """The agreed buckets of one optimizer.
 
-    specs: name -> Spec of every tensor that is compressed; group_of: name -> its bucket's names; groups: how many
-    buckets; small: names of the tensors that travel as Horovod would send them.
+    specs: name -> Spec of every tensor that is compressed; groups: the buckets in their agreed order; groups_of:
+    name -> those that have a part of it; small: names of the tensors that travel as Horovod would send them.
     """
 
     def __init__(self, scheme: Scheme) -> None:
         self.specs: dict[str, Spec] = {}
-        self.group_of: dict[str, Group] = {}
-        self.groups = 0
+        self.groups: list[Group] = []
+        self.groups_of: dict[str, list[Group]] = {}
         self.small: set[str] = set()
         self._scheme = scheme
-        self._buckets: dict[tuple[Spec, ...], Bucket] = {}
 
     def extended(self, specs: Iterable[Spec]) -> Plan:
-        """This plan and, cut into buckets of their own, ``specs`` in the agreed order. Its buffers are used on."""
+        """This plan and, cut into buckets of their own, ``specs`` in the agreed order. Its buckets are used on."""
         plan = Plan(self._scheme)
         plan.specs.update(self.specs)
-        plan.group_of.update(self.group_of)
-        plan.groups = self.groups
+        plan.groups.extend(self.groups)
+        plan.groups_of.update(self.groups_of)
         plan.small.update(self.small)
-        # A copy: a plan that is not kept must not leave its buffers here.
-        plan._buckets = dict(self._buckets)
         by_device: dict[torch.device, list[Spec]] = {}
         for spec in specs:
             if self._scheme.compresses(spec.numel):
@@ -99,31 +166,35 @@ class Plan:
             else:
                 plan.small.add(spec.name)
         for column in by_device.values():
-            for bucket in _cut(column):
-                group = Group(tuple(spec.name for spec in bucket))
-                plan.group_of.update((name, group) for name in group.names)
-                plan.groups += 1
+            for group in cut(self._scheme, column, len(plan.groups)):
+                plan.groups.append(group)
+                for name in group.names:
+                    plan.groups_of.setdefault(name, []).append(group)
         return plan
 
-    def bucket(self, names: tuple[str, ...]) -> Bucket:
-        """The bucket of exactly ``names``: a planned one, or what arrived of one. Its buffers are kept."""
-        specs = tuple(self.specs[name] for name in names)
-        if specs not in self._buckets:
-            self._buckets[specs] = new_bucket(self._scheme, specs)
-        return self._buckets[specs]
-
     def drop_buffers(self) -> None:
-        """Forget the buffers, which a collective that nobody waits for may still be writing to."""
-        self._buckets.clear()
+        """Forget all buffers, as Group.drop_buffers."""
+        for group in self.groups:
+            group.drop_buffers()
 
 
-def _cut(specs: Sequence[Spec]) -> list[list[Spec]]:
-    buckets: list[list[Spec]] = []
-    size_bytes = 0
+def cut(scheme: Scheme, specs: Iterable[Spec], first_index: int = 0) -> list[Group]:
+    """Groups of about BUCKET_BYTES of gradient each, from tensors on one device; larger tensors are cut."""
+    columns: list[list[Part]] = []
+    size_bytes = BUCKET_BYTES
     for spec in specs:
-        if not buckets or size_bytes + spec.dense_bytes > BUCKET_BYTES:
-            buckets.append([])
-            size_bytes = 0
-        buckets[-1].append(spec)
-        size_bytes += spec.dense_bytes
-    return buckets
+        for part in _parts(spec, scheme.layout_settings()["block_size"]):
+            if size_bytes >= BUCKET_BYTES:
+                columns.append([])
+                size_bytes = 0
+            columns[-1].append(part)
+            size_bytes += part.nbytes
+    return [Group(scheme, column, first_index + index) for index, column in enumerate(columns)]
+
+
+def _parts(spec: Spec, block_size: int) -> list[Part]:
+    """The tensor in equal parts of at most about BUCKET_BYTES; blocks stay whole."""
+    count = -(-spec.numel * spec.dtype.itemsize // BUCKET_BYTES)
+    blocks = -(-spec.numel // block_size)
+    numel = -(-blocks // count) * block_size
+    return [Part(spec, start, min(numel, spec.numel - start)) for start in range(0, spec.numel, numel)]

@@ -9,7 +9,7 @@ a *pad*, a one-element allreduce, in its place. By the end of a round every rank
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import horovod.torch as hvd
 import torch
@@ -27,7 +27,7 @@ class Slots:
         self._process_set = process_set
         self._pads: list[int] = []
 
-    def use(self, running: Sequence[RunningExchange]) -> None:
+    def use(self, running: Iterable[RunningExchange]) -> None:
         """Start one further collective of the exchanges ``running`` if one can be, else a pad."""
         if not any(exchange.try_to_start_next() for exchange in running):
             self._pad()
@@ -44,6 +44,7 @@ class Slots:
 
     def _pad(self) -> None:
         name = f"hvd_gqsgd.{self._name}.pad.{len(self._pads)}"
-        pad = torch.zeros(1, dtype=torch.int32)
+        # Not int32: Horovod would fuse it with words, and copy those for it.
+        pad = torch.zeros(1, dtype=torch.int64)
         self._pads.append(hvd.allreduce_async_(pad, name=name, op=hvd.Sum, process_set=self._process_set))
         traffic.sent_bytes += pad.nbytes

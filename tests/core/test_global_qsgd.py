@@ -42,8 +42,7 @@ def allreduce(scheme, inputs, scale=1.0, step=0):
     results = []
     for rank in present:
         outs = [np.empty_like(t) for t in inputs[rank]]
-        for index, out in enumerate(outs):
-            scheme.decode(buckets[rank], index, KERNELS, World(n, rank), out, scale=scale)
+        scheme.decode(buckets[rank], KERNELS, World(n, rank), outs, scale=scale)
         results.append(outs)
     return results
 

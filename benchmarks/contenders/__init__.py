@@ -1,0 +1,29 @@
+"""Who is compared: Horovod alone, with fp16, with GlobalQSGD; PyTorch's DDP alone, with its fp16 and PowerSGD hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import horovod.torch as hvd
+
+from benchmarks.contenders.base import Contender
+from benchmarks.contenders.ddp import DDP, Hook, start_gloo
+from benchmarks.contenders.horovod import Horovod
+from benchmarks.contenders.local import Local
+from benchmarks.workloads import Workload
+from hvd_gqsgd.torch import GlobalQSGD
+
+CONTENDERS: dict[str, Callable[[Workload], Contender]] = {
+    "local": Local,
+    "hvd none": partial(Horovod, compression=hvd.Compression.none),
+    "hvd fp16": partial(Horovod, compression=hvd.Compression.fp16),
+    "gqsgd8": partial(Horovod, compression=GlobalQSGD(bits=8)),
+    "gqsgd6": partial(Horovod, compression=GlobalQSGD(bits=6)),
+    "gqsgd4": partial(Horovod, compression=GlobalQSGD(bits=4)),
+    "ddp none": partial(DDP, hook=Hook.NONE),
+    "ddp fp16": partial(DDP, hook=Hook.FP16),
+    "ddp powersgd4": partial(DDP, hook=Hook.POWERSGD_4),
+}
+
+__all__ = ["CONTENDERS", "Contender", "start_gloo"]

@@ -1,0 +1,39 @@
+"""One exchange with all its work against Horovod's plain allreduce of as many int32 words as it sends."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+
+from benchmarks.contenders.horovod import Horovod
+from benchmarks.programs.rounds import WARM_UP, rounds
+from benchmarks.workloads import WORKLOADS
+from hvd_gqsgd.torch import GlobalQSGD, traffic
+
+
+def run(options: dict[str, Any]) -> dict[str, Any]:
+    """model: whose gradients; bits: widths; seconds: for all rounds. Returns cells by what was measured."""
+    torch.set_num_threads(int(options["threads"]))
+    workload = WORKLOADS[options["model"]]()
+    batch = workload.batch(0, hvd.rank())
+    timed: dict[str, Any] = {}
+    for bits in options["bits"]:
+        rig = Horovod(workload, GlobalQSGD(bits=bits))
+        for _ in range(WARM_UP):
+            rig.reduced_gradient(batch)
+        traffic.reset()
+        rig.aggregate()
+        timed[f"exchange, {bits} bits"] = partial(_aggregate, rig)
+        timed[f"raw words, {bits} bits"] = partial(_sum, torch.zeros(traffic.sent_bytes // 4, dtype=torch.int32))
+    return rounds(timed, float(options["seconds"]))
+
+
+def _aggregate(rig: Horovod, step: int) -> None:
+    rig.aggregate()
+
+
+def _sum(words: torch.Tensor, step: int) -> None:
+    hvd.allreduce_(words, name=f"raw {len(words)}", op=hvd.Sum)

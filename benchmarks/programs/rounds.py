@@ -1,0 +1,68 @@
+"""Measures things in turn, round after round: what disturbs one of them disturbs all.
+
+Before each measurement the ranks meet, so all of them start together. A time is the slowest rank's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+
+WARM_UP = 3
+FEWEST_ROUNDS = 3
+
+
+def rounds(timed: dict[str, Callable[[int], Any]], seconds: float) -> dict[str, Any]:
+    """Call each of ``timed`` in turn until ``seconds`` are over on rank 0; what they took, sent and returned."""
+    names = list(timed)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    sent: dict[str, list[int]] = {name: [] for name in names}
+    values: dict[str, list[float]] = {name: [] for name in names}
+    start = time.perf_counter()
+    number = -WARM_UP
+    while number < FEWEST_ROUNDS or _go_on(time.perf_counter() - start < seconds):
+        # Everybody follows everybody in turn.
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            _meet()
+            before, bytes_before = time.perf_counter(), _bytes_sent()
+            value = timed[name](number + WARM_UP)
+            elapsed, sent_bytes = time.perf_counter() - before, _bytes_sent() - bytes_before
+            if value is not None:
+                values[name].append(value)
+            if number >= 0:
+                taken[name].append(elapsed)
+                sent[name].append(sent_bytes)
+        number += 1
+    cells: dict[str, Any] = {}
+    for name in names:
+        cells[name] = {"seconds": _slowest(taken[name]), "sent_bytes": sorted(sent[name])[len(sent[name]) // 2]}
+        if values[name]:
+            cells[name]["losses"] = _mean(values[name])
+    return cells
+
+
+def _meet() -> None:
+    hvd.allreduce(torch.zeros(1), name="meet")
+
+
+def _go_on(here: bool) -> bool:
+    return bool(hvd.broadcast(torch.tensor([int(here)]), 0, name="go on").item())
+
+
+def _slowest(seconds: list[float]) -> list[float]:
+    return [round(s, 6) for s in hvd.allreduce(torch.tensor(seconds).double(), name="slowest", op=hvd.Max).tolist()]
+
+
+def _mean(values: list[float]) -> list[float]:
+    return [round(v, 5) for v in hvd.allreduce(torch.tensor(values).double(), name="losses").tolist()]
+
+
+def _bytes_sent() -> int:
+    """By this host's interfaces, headers and acknowledgements included; 0 where all ranks share one host."""
+    lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
+    return sum(int(fields[9]) for fields in map(str.split, lines) if fields[0] != "lo:")
