@@ -5,6 +5,7 @@ Before each measurement the ranks meet, so all of them start together. A time is
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,9 @@ def _mean(values: list[float]) -> list[float]:
 
 
 def _bytes_sent() -> int:
-    """By this host's interfaces, headers and acknowledgements included; 0 where all ranks share one host."""
-    lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
-    return sum(int(fields[9]) for fields in map(str.split, lines) if fields[0] != "lo:")
+    """By this host's interface, headers and acknowledgements included; 0 where all ranks share one host."""
+    interface = os.environ["GQSGD_INTERFACE"]
+    if interface == "lo":
+        return 0
+    lines = map(str.split, Path("/proc/self/net/dev").read_text().splitlines())
+    return next(int(fields[9]) for fields in lines if fields[0] == f"{interface}:")
