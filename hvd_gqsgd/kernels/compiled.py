@@ -17,7 +17,7 @@ from hvd_gqsgd.kernels.layout import SEGMENT, Layout
 #: Instruction sets by what ``gqsgd_runs`` calls them, best first.
 ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}
 BUILD = "`pip install --no-build-isolation -e .` or `make setup` in the source tree"
-_ABI = 2
+_ABI = 3
 _SEGMENT_BYTES = SEGMENT.itemsize
 
 _int, _i64, _u64, _double, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double, ctypes.c_void_p

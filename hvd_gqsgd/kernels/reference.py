@@ -9,7 +9,7 @@ import numpy as np
 
 from hvd_gqsgd.kernels.base import Buffer, Kernels
 from hvd_gqsgd.kernels.layout import Layout
-from hvd_gqsgd.maths import dither, floats, quantize
+from hvd_gqsgd.maths import dither, quantize
 
 
 def _as_is(buffer: Any) -> np.ndarray:
@@ -56,7 +56,7 @@ class ReferenceKernels(Kernels):
         self, layout: Layout, index: int, words: Buffer, norms: Buffer, out: Buffer, *, levels: int, factor: float
     ) -> None:
         member = layout.members[index]
-        values = quantize.decode(
+        self._as_array(out)[...] = quantize.decode(
             self._as_array(words)[layout.words_of(index)],
             self._as_array(norms)[layout.norms_of(index)],
             numel=member.numel,
@@ -64,5 +64,5 @@ class ReferenceKernels(Kernels):
             bits=layout.bits,
             levels=levels,
             factor=factor,
+            dtype=member.dtype,
         )
-        self._as_array(out)[...] = floats.from_float64(values, member.dtype)

@@ -18,6 +18,9 @@ ROUND_UP = np.float32(1 + 2**-22)
 # Below this norm 65536 * L / M would overflow; such blocks are scaled by 2^64 first, which is exact.
 TINY_NORM = np.float32(2.0**-90)
 TINY_SCALE = np.float32(2.0**64)
+# Units that decode rounds to float32: S * unit, |S| <= 2^15, is then a normal number or zero.
+SMALLEST_UNIT = 2.0**-126
+LARGEST_UNIT = 2.0**111
 
 
 def count_blocks(numel: int, block_size: int) -> int:
@@ -82,12 +85,24 @@ def _encode_rows(
 
 
 def decode(
-    words: np.ndarray, norms: np.ndarray, *, numel: int, block_size: int, bits: int, levels: int, factor: float
+    words: np.ndarray,
+    norms: np.ndarray,
+    *,
+    numel: int,
+    block_size: int,
+    bits: int,
+    levels: int,
+    factor: float,
+    dtype: str,
 ) -> np.ndarray:
-    """x_hat = S * (M * (factor / L)), S the lane sums of ``words``; factor = 1/n gives the mean over n workers.
+    """x_hat = S * unit with unit = M * (factor / L), S the lane sums of ``words``; factor = 1/n gives the mean over n.
 
-    words: int32 (words,), already summed; norms: float32 (blocks,); returns float64 (numel,), to be rounded once to
-    the gradient's dtype. M = inf gives NaN for the whole block, M = 0 gives zeros.
+    words: int32 (words,), already summed; norms: float32 (blocks,); returns (numel,) of ``dtype``, bfloat16 as uint16.
+    M = inf gives NaN for the whole block, M = 0 gives zeros.
+
+    The product is one in float32, and half precisions round it once more. Its unit was rounded to float32 before, so a
+    float32 is within 2^-24 + 2^-24 of S * unit, the first of which is the unit's. Units that would make float32
+    subnormal or infinite stay in float64, as all of them do for a float64 result: those values are rounded once.
     """
     full, rest = divmod(numel, block_size)
     split = full * lanes.words_for(block_size, bits)
@@ -99,4 +114,8 @@ def decode(
     )
     unit = norms.astype(np.float64) * (float(factor) / float(levels))
     unit[np.isinf(norms)] = np.nan
-    return sums.astype(np.float64) * np.repeat(unit, block_size)[:numel]
+    if dtype != "float64":
+        single = (np.abs(unit) >= SMALLEST_UNIT) & (np.abs(unit) <= LARGEST_UNIT)
+        unit[single] = unit[single].astype(np.float32)
+    # A float64 holds 16 bits times 24 exactly: what rounds it to float32 makes the product that float32 would give.
+    return floats.from_float64(sums.astype(np.float64) * np.repeat(unit, block_size)[:numel], dtype)

@@ -97,6 +97,10 @@ class TorchKernels(Kernels):
     ) -> None:
         unit = norms[layout.norms_of(index), None].double()
         unit = torch.where(torch.isinf(unit), torch.nan, unit * (float(factor) / float(levels)))
+        if out.dtype != torch.float64:
+            size = unit.abs()
+            single = (size >= quantize.SMALLEST_UNIT) & (size <= quantize.LARGEST_UNIT)
+            unit = torch.where(single, unit.float().double(), unit)
         source = words[layout.words_of(index)]
         norm = first_word = 0
         for rows in _rows(out, layout.block_size):

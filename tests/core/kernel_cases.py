@@ -127,10 +127,8 @@ def specification(
             tensor, own, block_size=block_size, bits=bits, levels=levels, key=key
         )
         decoded = (words if sums is None else sums)[layout.words_of(index)]
-        values = quantize.decode(
-            decoded, own, numel=member.numel, block_size=block_size, bits=bits, levels=levels, factor=factor
-        )
-        outs.append(floats.from_float64(values, member.dtype))
+        decoding = {"numel": member.numel, "levels": levels, "factor": factor, "dtype": member.dtype}
+        outs.append(quantize.decode(decoded, own, block_size=block_size, bits=bits, **decoding))
     return Expected(norms, words, outs)
 
 

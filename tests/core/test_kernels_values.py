@@ -103,15 +103,21 @@ def test_decode_rounds_every_half_its_neighbours_and_the_midpoints(kernels, dtyp
     assert_same_bits(out, expected, kernels.name)
 
 
-@pytest.mark.parametrize("beside", (0, 2.0**-52, -(2.0**-52)))
-@pytest.mark.parametrize("bits", (4, 6, 8))
-def test_decode_rounds_the_double_even_where_it_meets_or_barely_misses_the_middle_of_two_floats(kernels, bits, beside):
+# Halves of the last place of a float32, and what a float64 holds just beside them.
+MIDDLES = [sign * (1 + half * 2.0**-24 + beside) for sign in (1, -1) for half in (0, 1, 3) for beside in (0, 2.0**-52)]
+
+
+@pytest.mark.parametrize(
+    "size", (1.0, 2.0**-20, 2.0**-125, 2.0**-126, 2.0**-127, 2.0**-160, 2.0**110, 2.0**111, 2.0**127)
+)
+@pytest.mark.parametrize("bits", (4, 6, 8, 16))
+def test_decode_rounds_the_unit_as_the_specification_does_and_only_where_it_does(kernels, bits, size):
     layout = layout_of([(dtype, 700) for dtype in floats.DTYPES], 256, bits)
     tensors = [to_dtype(np.ones(700), dtype) for dtype in floats.DTYPES]
     sums = np.random.default_rng(bits).integers(-(1 << 31), 1 << 31, layout.words_numel).astype(np.int32)
     agreed = np.ones(layout.norms_numel, np.float32)
-    for scale in (1.0, 2.0**-20, 2.0**-130, 2.0**110):
-        arguments = {"levels": 1, "factor": scale * (1 + 2.0**-24 + beside), "agreed": agreed, "sums": sums}
+    for unit in (*MIDDLES, 1 - 2.0**-53, 1 - 2.0**-25 - 2.0**-53):
+        arguments = {"levels": 1, "factor": size * unit, "agreed": agreed, "sums": sums}
         check(kernels, layout, tensors, specification(layout, tensors, **arguments), **arguments)
 
 

@@ -37,7 +37,7 @@ def test_a_model_of_small_parameters_alone():
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
-def test_all_ranks_at_plus_or_minus_max_come_back_exactly(bits):
+def test_all_ranks_at_plus_or_minus_max_come_back_to_the_last_place(bits):
     parameters = make_parameters({"w": (5000,)})
     optimizer = make_optimizer(parameters, GlobalQSGD(bits=bits))
     for largest in (1e-40, 0.1, 3e38):
@@ -45,7 +45,7 @@ def test_all_ranks_at_plus_or_minus_max_come_back_exactly(bits):
         parameters["w"].grad = None
         (parameters["w"] * (signs * largest)).sum().backward()
         optimizer.synchronize()
-        assert torch.equal(parameters["w"].grad, signs * largest)
+        assert torch.allclose(parameters["w"].grad, signs * largest, rtol=2.0**-23, atol=0)
         with optimizer.skip_synchronize():
             optimizer.step()
 

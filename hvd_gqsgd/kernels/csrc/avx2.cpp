@@ -1,16 +1,15 @@
-// The kernels for x86-64 processors with AVX2, F16C and FMA.
+// The kernels for x86-64 processors with AVX2 and F16C.
 #include "variants.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
 #define GQSGD_WIDE 8
-#define GQSGD_FMA
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,f16c,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,f16c,fma")
+#pragma GCC target("avx2,f16c")
 #endif
 namespace {
 #include "body.inc"

@@ -5,12 +5,11 @@
 #include <immintrin.h>
 
 #define GQSGD_WIDE 16
-#define GQSGD_FMA
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("f16c,fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("f16c,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("f16c,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target("f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 namespace {
 #include "body.inc"

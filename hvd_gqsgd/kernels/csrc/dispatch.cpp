@@ -115,7 +115,7 @@ int gqsgd_abi(void) { return GQSGD_ABI; }
 int gqsgd_runs(int isa) {
     if (isa == GQSGD_BASELINE) return 1;
 #if defined(__x86_64__)
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    const bool avx2 = __builtin_cpu_supports("avx2") && has_f16c();
     if (isa == GQSGD_AVX2) return avx2;
     if (isa == GQSGD_AVX512)
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

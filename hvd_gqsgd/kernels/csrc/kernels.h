@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 /* Counts up with every change below; compiled.py refuses a library that was built from other sources. */
-#define GQSGD_ABI 2
+#define GQSGD_ABI 3
 
 /* Instruction sets, in rising order. */
 enum { GQSGD_BASELINE = 0, GQSGD_AVX2 = 1, GQSGD_AVX512 = 2 };
@@ -52,7 +52,7 @@ GQSGD_API void gqsgd_encode(
     const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, int bits, int levels,
     uint64_t seed, uint64_t step, uint64_t rank, const float *norms, int32_t *words, int threads, int isa);
 
-/* Elements = lane sums * (norm * unit), written for every segment to its address. */
+/* Elements = lane sums * (norm * unit), written for every segment to its address; unit is factor / levels. */
 GQSGD_API void gqsgd_decode(
     const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, int bits, double unit,
     const int32_t *words, const float *norms, int threads, int isa);
