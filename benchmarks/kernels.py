@@ -143,7 +143,7 @@ def rows_of(options: argparse.Namespace, dtype: str) -> list[Row]:
                 "encode": functools.partial(
                     kernels.encode, layout, tensors, norms, words, levels=levels, seed=1, step=2, rank=3
                 ),
-                "decode": functools.partial(kernels.decode_all, layout, outs, words, norms, levels=levels, factor=1.0),
+                "decode": functools.partial(kernels.decode, layout, outs, words, norms, levels=levels, factor=1.0),
             }
             works["block_norms"]()
             for name, work in works.items():

@@ -1,4 +1,4 @@
-"""What a set of kernels does: three verbs over the tensors of one bucket, the last for one tensor or for all.
+"""What a set of kernels does: three verbs over the tensors of one bucket.
 
 Kernels are dumb: buffers and scalars in, codes out. Who calls them has validated everything. What a "buffer" is depends
 on who made the kernels: NumPy arrays for the specification, anything with an address for the compiled ones, tensors
@@ -50,16 +50,9 @@ class Kernels(ABC):
 
     @abstractmethod
     def decode(
-        self, layout: Layout, index: int, words: Buffer, norms: Buffer, out: Buffer, *, levels: int, factor: float
-    ) -> None:
-        """Write member ``index`` of the summed ``words`` into ``out``: sums * (norm * (factor / levels)).
-
-        out: flat, contiguous, of the member's dtype and numel; may be the very buffer that was encoded.
-        """
-
-    def decode_all(
         self, layout: Layout, tensors: Sequence[Buffer], words: Buffer, norms: Buffer, *, levels: int, factor: float
     ) -> None:
-        """``decode`` every member into its own of ``tensors``; compiled kernels do it in one call."""
-        for index, tensor in enumerate(tensors):
-            self.decode(layout, index, words, norms, tensor, levels=levels, factor=factor)
+        """Write every member of the summed ``words`` into its own of ``tensors``: sums * (norm * (factor / levels)).
+
+        tensors: as in ``block_norms``; may be the very buffers that were encoded.
+        """

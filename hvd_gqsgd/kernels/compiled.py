@@ -12,20 +12,18 @@ import numpy as np
 
 from hvd_gqsgd.errors import KernelsMissingError
 from hvd_gqsgd.kernels.base import Buffer, Kernels
-from hvd_gqsgd.kernels.layout import SEGMENT, Layout
+from hvd_gqsgd.kernels.layout import Layout
 
 #: Instruction sets by what ``gqsgd_runs`` calls them, best first.
 ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}
 BUILD = "`pip install --no-build-isolation -e .` or `make setup` in the source tree"
 _ABI = 3
-_SEGMENT_BYTES = SEGMENT.itemsize
 
 _int, _i64, _u64, _double, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double, ctypes.c_void_p
 _SIGNATURES: dict[str, list[type]] = {
     "gqsgd_block_norms": [_pointer, _pointer, _i64, _i64, _pointer, _int, _int],
     "gqsgd_encode": [_pointer, _pointer, _i64, _i64, _int, _int, _u64, _u64, _u64, _pointer, _pointer, _int, _int],
     "gqsgd_decode": [_pointer, _pointer, _i64, _i64, _int, _double, _pointer, _pointer, _int, _int],
-    "gqsgd_decode_one": [_pointer, _pointer, _i64, _int, _double, _pointer, _pointer, _int, _int],
 }
 
 
@@ -141,21 +139,6 @@ class CompiledKernels(Kernels):
         )
 
     def decode(
-        self, layout: Layout, index: int, words: Buffer, norms: Buffer, out: Buffer, *, levels: int, factor: float
-    ) -> None:
-        self._library.gqsgd_decode_one(
-            layout.segments_address + index * _SEGMENT_BYTES,
-            self._address(out),
-            layout.block_size,
-            layout.bits,
-            factor / levels,
-            self._address(words),
-            self._address(norms),
-            self.threads,
-            self._isa,
-        )
-
-    def decode_all(
         self, layout: Layout, tensors: Sequence[Buffer], words: Buffer, norms: Buffer, *, levels: int, factor: float
     ) -> None:
         self._library.gqsgd_decode(

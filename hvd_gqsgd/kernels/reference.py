@@ -53,16 +53,17 @@ class ReferenceKernels(Kernels):
             )
 
     def decode(
-        self, layout: Layout, index: int, words: Buffer, norms: Buffer, out: Buffer, *, levels: int, factor: float
+        self, layout: Layout, tensors: Sequence[Buffer], words: Buffer, norms: Buffer, *, levels: int, factor: float
     ) -> None:
-        member = layout.members[index]
-        self._as_array(out)[...] = quantize.decode(
-            self._as_array(words)[layout.words_of(index)],
-            self._as_array(norms)[layout.norms_of(index)],
-            numel=member.numel,
-            block_size=layout.block_size,
-            bits=layout.bits,
-            levels=levels,
-            factor=factor,
-            dtype=member.dtype,
-        )
+        words, norms = self._as_array(words), self._as_array(norms)
+        for index, (member, tensor) in enumerate(zip(layout.members, tensors, strict=True)):
+            self._as_array(tensor)[...] = quantize.decode(
+                words[layout.words_of(index)],
+                norms[layout.norms_of(index)],
+                numel=member.numel,
+                block_size=layout.block_size,
+                bits=layout.bits,
+                levels=levels,
+                factor=factor,
+                dtype=member.dtype,
+            )

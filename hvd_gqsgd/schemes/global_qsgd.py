@@ -71,7 +71,7 @@ class GlobalQSGD(Scheme):
     def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:
         # The header counts the ranks whose words are in the sum: fewer than the world's after hvd.join.
         contributors = int(bucket.words[0])
-        kernels.decode_all(
+        kernels.decode(
             bucket.layout,
             out,
             bucket.words,

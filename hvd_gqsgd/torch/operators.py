@@ -87,30 +87,25 @@ class TorchKernels(Kernels):
     def decode(
         self,
         layout: Layout,
-        index: int,
+        tensors: Sequence[torch.Tensor],
         words: torch.Tensor,
         norms: torch.Tensor,
-        out: torch.Tensor,
         *,
         levels: int,
         factor: float,
     ) -> None:
-        unit = norms[layout.norms_of(index), None].double()
-        unit = torch.where(torch.isinf(unit), torch.nan, unit * (float(factor) / float(levels)))
-        if out.dtype != torch.float64:
-            size = unit.abs()
-            single = (size >= quantize.SMALLEST_UNIT) & (size <= quantize.LARGEST_UNIT)
-            unit = torch.where(single, unit.float().double(), unit)
-        source = words[layout.words_of(index)]
-        norm = first_word = 0
-        for rows in _rows(out, layout.block_size):
-            count = len(rows) * lanes.words_for(rows.shape[1], layout.bits)
-            packed = source[first_word : first_word + count].view(len(rows), -1)
-            values = _unpack(packed, rows.shape[1], layout.bits).double() * unit[norm : norm + len(rows)]
-            rows.copy_(values if out.dtype == torch.float64 else values.float())
-            # Devices and vector units disagree about the bits of a converted NaN.
-            rows.masked_fill_(torch.isnan(values), torch.nan)
-            norm, first_word = norm + len(rows), first_word + count
+        for index, tensor in enumerate(tensors):
+            unit = _unit(norms[layout.norms_of(index), None], float(factor) / float(levels), tensor.dtype)
+            source = words[layout.words_of(index)]
+            norm = first_word = 0
+            for rows in _rows(tensor, layout.block_size):
+                count = len(rows) * lanes.words_for(rows.shape[1], layout.bits)
+                packed = source[first_word : first_word + count].view(len(rows), -1)
+                values = _unpack(packed, rows.shape[1], layout.bits).double() * unit[norm : norm + len(rows)]
+                rows.copy_(values if tensor.dtype == torch.float64 else values.float())
+                # Devices and vector units disagree about the bits of a converted NaN.
+                rows.masked_fill_(torch.isnan(values), torch.nan)
+                norm, first_word = norm + len(rows), first_word + count
 
 
 def _fixed_point(rows: torch.Tensor, norms: torch.Tensor, levels: int) -> torch.Tensor:
@@ -144,6 +139,16 @@ def _dither_and_pack(fixed: torch.Tensor, first_word: int, bits: int, keys: list
         codes = (here + noise[:, : here.shape[1]]) >> dither.DITHER_BITS
         packed[:, : here.shape[1]] += codes << (lane * bits)
     return packed
+
+
+def _unit(norms: torch.Tensor, factor: float, dtype: torch.dtype) -> torch.Tensor:
+    """M * factor in float64, rounded to float32 where decode to ``dtype`` does; NaN for M = inf."""
+    unit = torch.where(torch.isinf(norms), torch.nan, norms.double() * factor)
+    if dtype == torch.float64:
+        return unit
+    size = unit.abs()
+    single = (size >= quantize.SMALLEST_UNIT) & (size <= quantize.LARGEST_UNIT)
+    return torch.where(single, unit.float().double(), unit)
 
 
 def _unpack(words: torch.Tensor, numel: int, bits: int) -> torch.Tensor:

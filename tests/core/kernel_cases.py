@@ -43,13 +43,8 @@ class TensorsFromArrays(Kernels):
     def encode(self, layout, tensors, norms, words, **settings):
         self._kernels.encode(layout, [as_tensor(t) for t in tensors], as_tensor(norms), as_tensor(words), **settings)
 
-    def decode(self, layout, index, words, norms, out, **settings):
-        self._kernels.decode(layout, index, as_tensor(words), as_tensor(norms), as_tensor(out), **settings)
-
-    def decode_all(self, layout, tensors, words, norms, **settings):
-        self._kernels.decode_all(
-            layout, [as_tensor(t) for t in tensors], as_tensor(words), as_tensor(norms), **settings
-        )
+    def decode(self, layout, tensors, words, norms, **settings):
+        self._kernels.decode(layout, [as_tensor(t) for t in tensors], as_tensor(words), as_tensor(norms), **settings)
 
 
 def make(name: str, threads: Callable[[], int] | int = 0) -> Kernels:
@@ -171,15 +166,11 @@ def check(
     summed = expected.words if sums is None else sums
     summed_before = summed.copy()
     outs = [_guarded(tensor.size, tensor.dtype, HEADER) for tensor in tensors]
-    for index, (member, out) in enumerate(zip(layout.members, outs, strict=True)):
-        kernels.decode(layout, index, summed, used, out[: member.numel], levels=levels, factor=factor)
-        assert_same_bits(out[: member.numel], expected.outs[index], f"{kernels.name} decoded {member}")
-    together = [_guarded(tensor.size, tensor.dtype, HEADER) for tensor in tensors]
-    own = [out[: tensor.size] for out, tensor in zip(together, tensors, strict=True)]
-    kernels.decode_all(layout, own, summed, used, levels=levels, factor=factor)
+    own = [out[: tensor.size] for out, tensor in zip(outs, tensors, strict=True)]
+    kernels.decode(layout, own, summed, used, levels=levels, factor=factor)
     for member, out, wanted in zip(layout.members, own, expected.outs, strict=True):
-        assert_same_bits(out, wanted, f"{kernels.name} decoded with all others {member}")
-    for output in (norms, words, *outs, *together):
+        assert_same_bits(out, wanted, f"{kernels.name} decoded {member}")
+    for output in (norms, words, *outs):
         assert (output[-GUARD:] == HEADER).all(), f"{kernels.name} wrote past the end"
     for name, now, then in [("norms", used, used_before), ("words", summed, summed_before)]:
         assert_same_bits(now, then, f"{kernels.name}: read-only {name}")

@@ -72,7 +72,7 @@ def test_decode_may_write_into_the_tensor_that_was_encoded(kernels, dtype):
     layout, tensors, expected = kernel_cases.case(((dtype, 1000),), 256, 8, 40, 0.5)
     tensor, norms, words = tensors[0].copy(), expected.norms.copy(), expected.words.copy()
     kernels.encode(layout, [tensor], norms, words, levels=40, **kernel_cases.SETTINGS)
-    kernels.decode(layout, 0, words, norms, tensor, levels=40, factor=0.5)
+    kernels.decode(layout, [tensor], words, norms, levels=40, factor=0.5)
     kernel_cases.assert_same_bits(tensor, expected.outs[0], kernels.name)
 
 

@@ -99,7 +99,7 @@ def test_decode_rounds_every_half_its_neighbours_and_the_midpoints(kernels, dtyp
     words = np.full(layout.words_numel, sign, np.int32)
     expected = floats.from_float64(np.where(np.isinf(norms), np.nan, sign * norms.astype(np.float64)), dtype)
     out = np.zeros_like(expected)
-    kernels.decode(layout, 0, words, agreed, out, levels=1, factor=1.0)
+    kernels.decode(layout, [out], words, agreed, levels=1, factor=1.0)
     assert_same_bits(out, expected, kernels.name)
 
 

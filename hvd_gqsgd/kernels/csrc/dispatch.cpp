@@ -159,10 +159,3 @@ void gqsgd_decode(
     };
     visit_all({segments, addresses, count, block_size}, threads, work);
 }
-
-void gqsgd_decode_one(
-    const gqsgd_segment *segment, void *out, int64_t block_size, int bits, double unit,
-    const int32_t *words, const float *norms, int threads, int isa) {
-    const uint64_t address = (uint64_t)out;
-    gqsgd_decode(segment, &address, 1, block_size, bits, unit, words, norms, threads, isa);
-}

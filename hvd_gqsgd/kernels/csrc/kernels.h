@@ -57,11 +57,6 @@ GQSGD_API void gqsgd_decode(
     const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, int bits, double unit,
     const int32_t *words, const float *norms, int threads, int isa);
 
-/* The same for one segment, whose elements go to ``out``. */
-GQSGD_API void gqsgd_decode_one(
-    const gqsgd_segment *segment, void *out, int64_t block_size, int bits, double unit,
-    const int32_t *words, const float *norms, int threads, int isa);
-
 #ifdef __cplusplus
 }
 #endif
