@@ -10,8 +10,9 @@ Where things live; imports point inward only (torch -> schemes -> maths):
     kernels   the specification and the compiled C++ behind one interface
     schemes   an algorithm as a generator that yields the collectives it needs
     worlds    n virtual ranks in one process, for tests
+    costs     predicted seconds of aggregation, and which setting pays
     torch     the front end for horovod.torch
-    cli       ``hvd-gqsgd doctor``
+    cli       ``hvd-gqsgd doctor``, ``hvd-gqsgd advise``
 
 Importing this package imports no framework.
 """

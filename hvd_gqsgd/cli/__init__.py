@@ -1,6 +1,7 @@
 """The command ``hvd-gqsgd``; each subcommand is a module that adds itself. Imports no framework.
 
 doctor    what is installed, what is built, what is missing
+advise    should I compress on this network, and with which setting
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import argparse
 from collections.abc import Sequence
 
 import hvd_gqsgd
-from hvd_gqsgd.cli import doctor
+from hvd_gqsgd.cli import advise, doctor
 
-COMMANDS = (doctor,)
+COMMANDS = (doctor, advise)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ plan        which tensors travel together; agreement: how ranks find out that th
 calls       which Horovod operation is calling: the one file that knows Horovod's insides
 operators   the kernels in PyTorch operators, for gradients on a GPU
 traffic     bytes sent beside what Horovod would have sent
+rates       measures what the cost model needs to know
 """
 
 from hvd_gqsgd.torch.compressor import GlobalQSGD
