@@ -32,6 +32,10 @@ class Prediction:
     def bits(self) -> int | None:
         return None if self.choice.scheme is None else self.choice.scheme.bits
 
+    @property
+    def levels_suffice(self) -> bool:
+        return self.levels is None or self.levels >= FEWEST_LEVELS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
@@ -66,21 +70,22 @@ def predictions(rates: Rates, numels: Sequence[int], n: int) -> tuple[Prediction
 def advise(rates: Rates, numels: Sequence[int], n: int | None = None) -> Advice:
     """The recommended choice for ``n`` ranks (those of ``rates``).
 
-    From the most accurate choice to the least: the first that compresses has to gain more than the model errs, each
-    further one ``LOSSIER_GAIN``, widths below 8 bits ``NARROWER_GAIN`` over 8 bits too; none may have fewer than
-    ``FEWEST_LEVELS`` levels.
+    From the most accurate choice to the least: none, fp16, the narrowest of 8 bits and more that keeps
+    ``FEWEST_LEVELS`` levels, and narrower widths that keep them. The first that compresses has to gain more than the
+    model errs, each further one ``LOSSIER_GAIN``, widths below 8 bits ``NARROWER_GAIN`` over 8 bits.
     """
     n = rates.ranks if n is None else n
     rows = predictions(rates, numels, n)
-    usual_s = next((row.seconds for row in rows if row.bits == USUAL_BITS), rows[0].seconds)
+    usual = next((row for row in reversed(rows) if (row.bits or 0) >= USUAL_BITS and row.levels_suffice), rows[0])
     best = rows[0]
     for row in rows[1:]:
-        too_few = row.levels is not None and row.levels < FEWEST_LEVELS
+        wide = row.bits is not None and usual.bits is not None and row.bits > usual.bits
         narrow = row.bits is not None and row.bits < USUAL_BITS
         needed = 1 + rates.error if best is rows[0] else LOSSIER_GAIN
-        if too_few or (narrow and usual_s <= NARROWER_GAIN * row.seconds) or best.seconds <= needed * row.seconds:
+        if wide or not row.levels_suffice or (narrow and usual.seconds <= NARROWER_GAIN * row.seconds):
             continue
-        best = row
+        if best.seconds > needed * row.seconds:
+            best = row
     return Advice(
         ranks=n, predictions=rows, best=best, sentence=_sentence(rates, rows, best), warnings=tuple(_warnings(rows, n))
     )
@@ -98,12 +103,12 @@ def _sentence(rates: Rates, rows: Sequence[Prediction], best: Prediction) -> str
 
 
 def _below_levels(row: Prediction) -> str:
-    return f"; it also has too few levels (L = {row.levels})." if (row.levels or FEWEST_LEVELS) < FEWEST_LEVELS else "."
+    return "." if row.levels_suffice else f"; it also has too few levels (L = {row.levels})."
 
 
 def _warnings(rows: Sequence[Prediction], n: int) -> list[str]:
-    noisy = [row for row in rows if row.levels is not None and row.levels < FEWEST_LEVELS]
-    enough = [row.choice.name for row in rows if row.levels is not None and row.levels >= FEWEST_LEVELS]
+    noisy = [row for row in rows if not row.levels_suffice]
+    enough = [row.choice.name for row in rows if row.bits is not None and row.levels_suffice]
     if not noisy:
         return []
     least = f"{enough[-1]} keep at least {FEWEST_LEVELS}" if enough else f"no width keeps {FEWEST_LEVELS}"
