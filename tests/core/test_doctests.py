@@ -6,9 +6,9 @@ import pkgutil
 
 import pytest
 
-from hvd_gqsgd import maths
+from hvd_gqsgd import costs, maths
 
-MODULES = [found.name for found in pkgutil.walk_packages(maths.__path__, "hvd_gqsgd.maths.")]
+MODULES = [found.name for part in (maths, costs) for found in pkgutil.walk_packages(part.__path__, f"{part.__name__}.")]
 
 
 @pytest.mark.parametrize("name", MODULES)

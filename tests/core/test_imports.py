@@ -16,19 +16,27 @@ INNER = {
     "kernels": {"maths", "errors"},
     "schemes": {"kernels", "maths", "errors"},
     "worlds": {"schemes", "kernels", "maths", "errors"},
-    "torch": {"worlds", "schemes", "kernels", "maths", "errors", "compat"},
+    "costs": {"schemes", "kernels", "maths", "errors"},
+    "torch": {"worlds", "costs", "schemes", "kernels", "maths", "errors", "compat"},
     "compat": {"errors"},
-    "cli": {"compat", "kernels", "errors"},
+    "cli": {"compat", "costs", "kernels", "errors"},
 }
-FRAMEWORKS = ("torch", "tensorflow", "keras", "tf_keras", "horovod", "mpi4py", "mxnet")
-THIRD_PARTY = {"errors": set(), "torch": {"numpy", "torch", "horovod"}, "compat": set(), "cli": set()}
+FRAMEWORKS = ("torch", "tensorflow", "keras", "tf_keras", "horovod", "mpi4py", "mxnet", "matplotlib")
+THIRD_PARTY = {
+    "errors": set(),
+    "torch": {"numpy", "torch", "horovod"},
+    "compat": set(),
+    "cli": set(),
+    # To draw with, imported where it is used.
+    "costs": {"numpy", "matplotlib"},
+}
 
 BLOCKED = f"""
 import importlib, pkgutil, sys
 for name in {FRAMEWORKS}:
     sys.modules[name] = None        # import raises ImportError
 import hvd_gqsgd
-for part in "maths", "schemes", "kernels", "worlds", "cli", "errors", "compat":
+for part in "maths", "schemes", "kernels", "worlds", "costs", "cli", "errors", "compat":
     module = importlib.import_module("hvd_gqsgd." + part)
     for found in pkgutil.walk_packages(getattr(module, "__path__", []), module.__name__ + "."):
         if not found.name.rpartition(".")[2].startswith("_"):       # __main__, and the library that ctypes loads
@@ -61,7 +69,7 @@ def imported(path):
 def test_everything_but_the_front_ends_imports_without_a_framework():
     run = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["maths", "schemes", "kernels", "worlds", "cli", "errors", "compat"]
+    assert run.stdout.split() == ["maths", "schemes", "kernels", "worlds", "costs", "cli", "errors", "compat"]
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
