@@ -14,9 +14,8 @@ from hvd_gqsgd.costs.rates import CYCLE_S, DTYPES, SMALL_COLLECTIVES, KernelSpee
 from hvd_gqsgd.kernels.layout import Layout, Member
 from hvd_gqsgd.schemes.global_qsgd import GlobalQSGD
 
-#: More gradient than caches hold, so that a pass finds it in memory, as a step does.
+#: Buckets of gradient, more than caches hold, so that a pass finds them in memory, as a step does.
 BUCKETS = 8
-GRADIENT_BYTES = BUCKETS * BUCKET_BYTES
 #: Payload of a link's nominal speed: 1,448 bytes of TCP's in each 1,538 of Ethernet's.
 GOODPUT = 1448 / 1538
 #: What a rank pays for a tensor beside its bytes, and the share that hides, where nobody measured. On two cores
@@ -27,18 +26,19 @@ GIVEN_ERROR = 0.5
 
 
 class KernelPasses:
-    """One pass of a kernel over ``BUCKETS`` buckets of gradients, for each verb and width."""
+    """One pass of a kernel over ``buckets`` buckets of gradients, for each verb and width."""
 
-    def __init__(self, threads: int = 0) -> None:
+    def __init__(self, threads: int = 0, buckets: int = BUCKETS) -> None:
+        self.buckets = buckets
         random = np.random.default_rng(0)
         numel = BUCKET_BYTES // FLOAT32_BYTES
         member = Member(tensor_id=1, numel=numel, dtype="float32")
         block_size = GlobalQSGD().block_size
         self._layouts = {bits: Layout(members=(member,), block_size=block_size, bits=bits) for bits in WIDTHS}
-        self._gradients = [random.standard_normal(numel, dtype=np.float32) for _ in range(BUCKETS)]
-        self._norms = [np.ones(self._layouts[8].norms_numel, np.float32) for _ in range(BUCKETS)]
+        self._gradients = [random.standard_normal(numel, dtype=np.float32) for _ in range(buckets)]
+        self._norms = [np.ones(self._layouts[8].norms_numel, np.float32) for _ in range(buckets)]
         longest = max(layout.words_numel for layout in self._layouts.values())
-        self._words = [np.zeros(longest, np.int32) for _ in range(BUCKETS)]
+        self._words = [np.zeros(longest, np.int32) for _ in range(buckets)]
         self._kernels = kernels.select(threads=threads)
 
     def norms(self) -> None:
@@ -46,7 +46,7 @@ class KernelPasses:
             self._kernels.block_norms(self._layouts[8], [gradient], norms)
 
     def encode(self, bits: int) -> None:
-        for index in range(BUCKETS):
+        for index in range(self.buckets):
             self.encode_bucket(bits, index)
 
     def encode_bucket(self, bits: int, index: int) -> None:
@@ -68,23 +68,23 @@ class KernelPasses:
             passes[f"decode {bits}"] = partial(self.decode, bits)
         return passes
 
-
-def kernel_speeds(seconds: dict[str, float]) -> dict[int, KernelSpeeds]:
-    """Bits -> speeds, from the seconds of ``KernelPasses.each``."""
-    return {
-        bits: KernelSpeeds(
-            norms=GRADIENT_BYTES / seconds["norms"],
-            encode=GRADIENT_BYTES / seconds[f"encode {bits}"],
-            decode=GRADIENT_BYTES / seconds[f"decode {bits}"],
-        )
-        for bits in WIDTHS
-    }
+    def speeds(self, seconds: Mapping[str, float]) -> dict[int, KernelSpeeds]:
+        """Bits -> speeds, from the seconds that the passes of ``each`` took."""
+        size_bytes = self.buckets * BUCKET_BYTES
+        return {
+            bits: KernelSpeeds(
+                norms=size_bytes / seconds["norms"],
+                encode=size_bytes / seconds[f"encode {bits}"],
+                decode=size_bytes / seconds[f"decode {bits}"],
+            )
+            for bits in WIDTHS
+        }
 
 
 class SumPass:
     """Adding one array of ``size_bytes`` to another, as an allreduce does with what arrives."""
 
-    def __init__(self, size_bytes: int = GRADIENT_BYTES // 2) -> None:
+    def __init__(self, size_bytes: int = 4 * BUCKET_BYTES) -> None:
         self.size_bytes = size_bytes
         self._mine, self._theirs = np.ones((2, size_bytes // FLOAT32_BYTES), np.float32)
 
@@ -118,7 +118,7 @@ def given_rates(*, ranks: int, bandwidth: float, hop_s: float, threads: int = 0,
         bandwidth=bandwidth,
         reduce=dict.fromkeys(DTYPES, adding.size_bytes / seconds["sum"]),
         cast=adding.size_bytes / seconds["sum into fresh memory"],
-        kernels=kernel_speeds(seconds),
+        kernels=passes.speeds(seconds),
         plain_tensor_s=PLAIN_TENSOR_S,
         compressed_tensor_s=COMPRESSED_TENSOR_S,
         bucket_s=BUCKET_S,

@@ -13,10 +13,11 @@ import horovod.torch as hvd
 import torch
 
 from hvd_gqsgd.costs.choices import BUCKET_BYTES, Choice
-from hvd_gqsgd.costs.machine import BUCKETS, KernelPasses, SumPass, kernel_speeds
+from hvd_gqsgd.costs.machine import BUCKETS, KernelPasses, SumPass
 from hvd_gqsgd.costs.model import aggregation_seconds
 from hvd_gqsgd.costs.rates import CYCLE_S, DTYPES, SMALL_COLLECTIVES, Rates
 from hvd_gqsgd.errors import SettingsError
+from hvd_gqsgd.maths import levels
 from hvd_gqsgd.torch.compressor import GlobalQSGD
 from hvd_gqsgd.torch.traffic import traffic
 
@@ -65,6 +66,8 @@ class _Measurement:
     def __init__(self, process_set: hvd.ProcessSet, seconds: float) -> None:
         self._process_set = process_set
         self._ranks = process_set.size()
+        # Of what is measured as a whole: the usual width, or in a large world one that has a level.
+        self._bits = 8 if levels.max_lane_sum(8) >= self._ranks else levels.MAX_BITS
         self._deadline = time.perf_counter() + seconds
         self._small = torch.zeros(1024)
         self._numel = self._affordable_numel(seconds)
@@ -74,16 +77,18 @@ class _Measurement:
         }
         # Words of 8 bits: a quarter of the elements.
         self._payloads["int32"] = [words[: len(words) // 4] for words in self._payloads["int32"]]
-        self._gradients = [torch.ones(BUCKET_BYTES // 4) for _ in range(BUCKETS)]
+        # Fewer than usual only in a hurry, as in tests.
+        buckets = min(BUCKETS, max(2, int(seconds)))
+        self._gradients = [torch.ones(BUCKET_BYTES // 4) for _ in range(buckets)]
         self._small_tensors = [torch.ones(SMALL_NUMEL) for _ in range(SMALL_TENSORS)]
         self._buckets = self._gradients[: max(2, self._numel * 4 // BUCKET_BYTES)]
-        self._kernels = KernelPasses(torch.get_num_threads())
+        self._kernels = KernelPasses(torch.get_num_threads(), buckets)
         self._adding = SumPass()
         self._beside: list[tuple[float, int]] = []
 
     def rates(self) -> Rates:
         """Measure in rounds until the time is up, and put it together."""
-        none, compressed = hvd.Compression.none, GlobalQSGD(min_numel=1)
+        none, compressed = hvd.Compression.none, GlobalQSGD(bits=self._bits, min_numel=1)
         timed: dict[str, Callable[[], object]] = {
             "small": partial(self._reduce, [self._small], "small"),
             **{f"network {dtype}": partial(self._reduce, self._payloads[dtype], dtype) for dtype in DTYPES},
@@ -122,8 +127,8 @@ class _Measurement:
             hop_s=max(0.0, latency_s - CYCLE_S) / (SMALL_COLLECTIVES * 2 * math.log2(n)),
             bandwidth=bandwidth,
             reduce=reduce,
-            cast=BUCKETS * BUCKET_BYTES / seconds["cast"],
-            kernels=kernel_speeds(seconds),
+            cast=len(self._gradients) * BUCKET_BYTES / seconds["cast"],
+            kernels=self._kernels.speeds(seconds),
             plain_tensor_s=max(0.0, seconds["plain tensors"] - latency_s) / SMALL_TENSORS,
             compressed_tensor_s=max(0.0, seconds["compressed tensors"] - 2 * latency_s) / SMALL_TENSORS,
             bucket_s=0.0,
@@ -133,7 +138,7 @@ class _Measurement:
         )
         # Hiding nothing, a bucket waits for two operations of its own.
         numels = [gradient.numel() for gradient in self._buckets]
-        further_s = seconds["buckets"] - aggregation_seconds(rates, Choice.of_bits(8), numels)
+        further_s = seconds["buckets"] - aggregation_seconds(rates, Choice.of_bits(self._bits), numels)
         return replace(rates, bucket_s=min(max(0.0, further_s / len(numels)), 2 * latency_s))
 
     def _link(self, seconds: dict[str, float]) -> tuple[float, dict[str, float]]:
@@ -153,7 +158,7 @@ class _Measurement:
     def _overlap(self, taken: dict[str, list[float]]) -> float:
         """How much of the shorter hid behind the longer, of the network and as many kernels as ran beside it."""
         network = median(taken["network int32"])
-        bucket = median(taken["encode 8"]) / BUCKETS
+        bucket = median(taken["encode 8"]) / self._kernels.buckets
         both = zip(taken["beside"], self._beside[1:], strict=True)
         hidden = [(network + bucket * passes - total) / min(network, bucket * passes) for total, (_, passes) in both]
         return min(1.0, max(0.0, median(hidden)))
@@ -163,7 +168,7 @@ class _Measurement:
         handles = self._start(self._payloads["int32"], "int32")
         passes = 0
         while not passes or not all(map(hvd.poll, handles)):
-            self._kernels.encode_bucket(8, passes % BUCKETS)
+            self._kernels.encode_bucket(8, passes % self._kernels.buckets)
             passes += 1
         for handle in handles:
             hvd.synchronize(handle)
@@ -197,8 +202,8 @@ class _Measurement:
             self._reduce([probe], "probe")
             took.append(time.perf_counter() - start)
         per_element = self._slowest([median(took[1:])])[0] / LEAST_NUMEL * (sum(PAYLOADS.values()) + 1) / 4
-        affordable = int(0.7 * seconds / USUAL_ROUNDS / per_element)
-        return min(MOST_NUMEL, max(LEAST_NUMEL, 1 << int(math.log2(affordable))))
+        affordable = max(LEAST_NUMEL, int(0.7 * seconds / USUAL_ROUNDS / per_element))
+        return min(MOST_NUMEL, 1 << int(math.log2(affordable)))
 
     def _start(self, tensors: Sequence[torch.Tensor], name: str) -> list[int]:
         names = [f"hvd_gqsgd.rates.{name}.{index}" for index in range(len(tensors))]

@@ -75,8 +75,7 @@ def test_a_network_that_is_told(capsys, tmp_path, monkeypatch):
     assert "8 ranks" in output.out
 
 
-def test_this_machines_own_speeds(monkeypatch):
-    monkeypatch.setattr(machine, "BUCKETS", 1)
+def test_this_machines_own_speeds():
     rates = machine.given_rates(ranks=4, bandwidth=1e9, hop_s=1e-4, rounds=1)
     assert (rates.source, rates.ranks, rates.bandwidth) == ("given", 4, 1e9)
     assert rates.latency_s == pytest.approx(1e-3 + 3 * 4 * 1e-4)
