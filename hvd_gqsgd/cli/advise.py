@@ -143,9 +143,16 @@ def _rates(arguments: argparse.Namespace) -> Rates | None:
 
 
 def _measured(seconds: float) -> Rates | None:
-    hvd = importlib.import_module("horovod.torch")
+    try:
+        hvd = importlib.import_module("horovod.torch")
+        front_end = importlib.import_module("hvd_gqsgd.torch.rates")
+    except ImportError as error:
+        raise SettingsError(
+            f"measuring in a running world: expected horovod.torch, got {error}; `hvd-gqsgd doctor` says what is "
+            "missing, --ranks and --gbit with --rates need no world"
+        ) from error
     hvd.init()
-    measured: Rates = importlib.import_module("hvd_gqsgd.torch.rates").measure_rates(seconds=seconds)
+    measured: Rates = front_end.measure_rates(seconds=seconds)
     first = hvd.rank() == 0
     hvd.shutdown()
     return measured if first else None
