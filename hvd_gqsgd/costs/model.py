@@ -4,8 +4,8 @@ Aggregation is ``opt.synchronize()`` with every gradient ready: nothing of it hi
 
     none   o + t k + F(4 N)                                        o: one operation; t: a tensor's own cost; k: tensors
     fp16   o + t k + F(2 N) + 4 N / cast                           N: elements; F: payload, fused up to 128 MiB
-    bits   2 o + t k + c B + K / B + max(W, R) + (1 - h) min(W, R) h: overlap; B: buckets; c: a bucket's own cost
-           R = K (1 - 1 / B)                                       K: norms, encode and decode
+    bits   2 o + t k + c (B - 1) + K / B                           B: buckets; c: what a further one costs
+           + max(W, R) + (1 - h) min(W, R),  R = K (1 - 1 / B)     K: norms, encode and decode; h: overlap
                                                                    W: words, norms and uncompressed small tensors
 
 A bucket's Sum follows its Max, hence two operations; those of further buckets are under way meanwhile. The first
@@ -43,7 +43,7 @@ def aggregation_seconds(rates: Rates, choice: Choice, numels: Sequence[int], n: 
         return operation + own + network
     kernels = kernel_seconds(rates, choice, sum(sent.buckets))
     alone = kernels / len(sent.buckets)
-    own += rates.bucket_s * len(sent.buckets)
+    own += rates.bucket_s * (len(sent.buckets) - 1)
     return 2 * operation + own + alone + beside(kernels - alone, network, rates.overlap)
 
 

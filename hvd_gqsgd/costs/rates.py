@@ -40,7 +40,7 @@ class Rates:
     cast: float32 bytes per second of Horovod's fp16, there and back together.
     kernels: bits -> speeds of the kernels.
     plain_tensor_s, compressed_tensor_s: what each tensor costs beside its bytes, without and with compression.
-    bucket_s: what each bucket costs beside its bytes and kernels: Horovod's cycles between its collectives.
+    bucket_s: what each bucket after the first costs beside its bytes and kernels: Horovod's cycles in between.
     overlap: how much of the shorter of computing and communicating hides behind the longer, 0 to 1.
     error: relative error to expect of predictions.
     threads: that the kernels had on each rank.

@@ -143,7 +143,7 @@ class _Measurement:
         # Hiding nothing, a bucket waits for two operations of its own.
         numels = [gradient.numel() for gradient in self._buckets]
         further_s = seconds["buckets"] - aggregation_seconds(rates, Choice.of_bits(self._bits), numels)
-        return replace(rates, bucket_s=min(max(0.0, further_s / len(numels)), 2 * latency_s))
+        return replace(rates, bucket_s=min(max(0.0, further_s / (len(numels) - 1)), 2 * latency_s))
 
     def _link(self, seconds: dict[str, float]) -> tuple[float, dict[str, float]]:
         """Bandwidth and reduce speeds that give back the measured seconds of each payload among these ranks."""

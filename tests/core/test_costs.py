@@ -31,15 +31,17 @@ def test_two_ranks_by_hand():
     assert aggregation_seconds(change(IDEAL, cast=1e8), FP16, [25_000_000]) == pytest.approx(1.5)
 
 
-def test_one_bucket_by_hand():
-    numel = 1 << 20
-    rates = change(IDEAL, latency_s=0.1, compressed_tensor_s=0.01, bucket_s=0.02, overlap=0.5)
-    kernels = dataclasses.replace(rates.kernels[8], norms=4 * numel / 1.0, encode=4 * numel / 2.0)
-    rates = change(rates, kernels={**rates.kernels, 8: kernels})
+def test_one_and_two_buckets_by_hand():
+    numel = BUCKET_BYTES // 4
+    kernels = dataclasses.replace(IDEAL.kernels[8], norms=BUCKET_BYTES / 1.0, encode=BUCKET_BYTES / 2.0)
+    rates = change(IDEAL, latency_s=0.1, compressed_tensor_s=0.01, bucket_s=0.02, overlap=0.5, kernels={8: kernels})
     network = (numel + 4 * (numel / 256)) / 1e8
-    # Nothing hides in a single bucket: two operations, the tensor, the bucket, the kernels 1 + 2, then the bytes.
-    expected = 2 * 0.1 + 0.01 + 0.02 + 3 + network
-    assert aggregation_seconds(rates, Choice.of_bits(8), [numel]) == pytest.approx(expected)
+    # Nothing hides in a single bucket: two operations, the tensor, the kernels 1 + 2, then the bytes.
+    one = 2 * 0.1 + 0.01 + (1 + 2) + network
+    assert aggregation_seconds(rates, Choice.of_bits(8), [numel]) == pytest.approx(one)
+    # The second one's kernels run beside the network, and half of the shorter hides.
+    two = 2 * 0.1 + 2 * 0.01 + 0.02 + (1 + 2) + 3 + 0.5 * 2 * network
+    assert aggregation_seconds(rates, Choice.of_bits(8), [numel, numel]) == pytest.approx(two)
 
 
 def test_ring_and_tree_by_hand():
