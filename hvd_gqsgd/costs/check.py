@@ -36,7 +36,8 @@ class Cell:
 def cells(results: Mapping[str, Any], name: str = "results") -> list[Cell]:
     """Every cell of a benchmark's results that the model predicts. Raises SettingsError for another format.
 
-    Of kind "aggregation", and of kind "step" where the same run has the model's "compute" alone.
+    Of kind "aggregation", and of kind "step" where the same run has the model's computation alone: kind "compute", or
+    the contender "local". "rates" are a run's, or a model's own.
     """
     found = results.get("format") if isinstance(results, Mapping) else type(results).__name__
     if found != FORMAT:
@@ -48,7 +49,7 @@ def cells(results: Mapping[str, Any], name: str = "results") -> list[Cell]:
         return [cell for run in results["runs"] for cell in _of_run(run)]
     except (KeyError, TypeError) as error:
         raise SettingsError(
-            f'{name}: expected "runs" with "link", "rates", "models" and "cells" each, got something else '
+            f'{name}: expected "runs" with "link", "models" and "cells" each, got something else '
             f"({type(error).__name__}: {error}); pass the JSON file that the benchmark wrote"
         ) from error
 
@@ -60,15 +61,17 @@ def errors(cells: Sequence[Cell], kind: str) -> tuple[float, float] | None:
 
 
 def _of_run(run: Mapping[str, Any]) -> Iterator[Cell]:
-    if run["rates"] is None:
-        return
-    rates = Rates.from_dict(run["rates"])
-    compute = {cell["model"]: median(cell["seconds"]) for cell in run["cells"] if cell["kind"] == "compute"}
+    compute = {cell["model"]: median(cell["seconds"]) for cell in run["cells"] if _is_compute(cell)}
     for cell in run["cells"]:
         choice, kind, model = _choice(cell["contender"]), cell["kind"], cell["model"]
         if choice is None or not cell["seconds"]:
             continue
         numels = run["models"][model]["numels"]
+        # Rates measured beside a model know what else ran then.
+        measured_rates = run["models"][model].get("rates") or run.get("rates")
+        if measured_rates is None:
+            continue
+        rates = Rates.from_dict(measured_rates)
         if kind == "aggregation":
             predicted_s = aggregation_seconds(rates, choice, numels)
         elif kind == "step" and model in compute:
@@ -83,6 +86,11 @@ def _of_run(run: Mapping[str, Any]) -> Iterator[Cell]:
             predicted_s=predicted_s,
             measured_s=median(cell["seconds"]),
         )
+
+
+def _is_compute(cell: Mapping[str, Any]) -> bool:
+    """Whether the cell is a step without any exchange."""
+    return cell["kind"] == "compute" or (cell["contender"] == "local" and cell["kind"] == "step")
 
 
 def _choice(contender: str) -> Choice | None:

@@ -86,24 +86,26 @@ def payload(choice: Choice, numels: Sequence[int]) -> Payload:
     return Payload(
         float32=FLOAT32_BYTES * (total - sum(large) + norms),
         int32=4 * words,
-        buckets=buckets(large),
+        buckets=buckets(large, scheme.block_size),
         compressed=len(large),
         plain=len(numels) - len(large),
     )
 
 
-def buckets(numels: Sequence[int]) -> tuple[int, ...]:
-    """Gradient bytes of each bucket, cut in the order given.
+def buckets(numels: Sequence[int], block_size: int = 256) -> tuple[int, ...]:
+    """Gradient bytes of each bucket, cut in the order given; tensors larger than a bucket are cut into equal parts.
 
-    >>> buckets([1 << 20, 1 << 20, 1, 1 << 22])
-    (8388608, 4, 16777216)
+    >>> buckets([1 << 20, 1 << 20, 1, 3 << 20])
+    (8388608, 12582916)
     """
     sizes: list[int] = []
     for numel in numels:
-        size_bytes = FLOAT32_BYTES * numel
-        if not sizes or sizes[-1] + size_bytes > BUCKET_BYTES:
-            sizes.append(0)
-        sizes[-1] += size_bytes
+        parts = -(-FLOAT32_BYTES * numel // BUCKET_BYTES)
+        part_numel = -(-quantize.count_blocks(numel, block_size) // parts) * block_size
+        for start in range(0, numel, part_numel):
+            if not sizes or sizes[-1] >= BUCKET_BYTES:
+                sizes.append(0)
+            sizes[-1] += FLOAT32_BYTES * min(part_numel, numel - start)
     return tuple(sizes)
 
 

@@ -58,7 +58,7 @@ class KernelPasses:
         """After ``encode`` at the same width: gradients keep their magnitude."""
         layout = self._layouts[bits]
         for gradient, norms, words in zip(self._gradients, self._norms, self._words, strict=True):
-            self._kernels.decode(layout, 0, words, norms, gradient, levels=1, factor=1.0)
+            self._kernels.decode_all(layout, [gradient], words, norms, levels=1, factor=1.0)
 
     def each(self) -> dict[str, Callable[[], None]]:
         """Every pass by name, in an order in which each finds what it reads."""

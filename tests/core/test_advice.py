@@ -114,8 +114,17 @@ def test_predictions_beside_measurements():
     assert check.errors(found, "step") is None
 
 
-def test_steps_are_predicted_where_compute_is_measured():
-    (step,) = check.cells(results(cell("hvd none", "compute", 3.0), cell("hvd none", "step", 2.0)))[-1:]
+def test_rates_measured_beside_a_model_come_first():
+    found = results(cell("hvd none", "aggregation", 1.0))
+    found["runs"][0]["models"]["mlp"]["rates"] = IDEAL.to_dict()
+    assert check.cells(found)[0].predicted_s == aggregation_seconds(IDEAL, Choice("none"), MODEL)
+    del found["runs"][0]["models"]["mlp"]["rates"], found["runs"][0]["rates"]
+    assert check.cells(found) == []
+
+
+@pytest.mark.parametrize(("contender", "kind"), [("hvd none", "compute"), ("local", "step")])
+def test_steps_are_predicted_where_compute_is_measured(contender, kind):
+    (step,) = check.cells(results(cell(contender, kind, 3.0), cell("hvd none", "step", 2.0)))
     hidden = 0.5 * min(aggregation_seconds(REAL, Choice("none"), MODEL), 2.0)
     assert step.kind == "step"
     assert step.predicted_s == pytest.approx(3.0 + aggregation_seconds(REAL, Choice("none"), MODEL) - hidden)

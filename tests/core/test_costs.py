@@ -11,6 +11,7 @@ from hvd_gqsgd.costs.choices import BUCKET_BYTES, FP16, NONE, WIDTHS, Choice, bu
 from hvd_gqsgd.costs.model import aggregation_seconds, beside, step_seconds
 from hvd_gqsgd.costs.rates import Rates
 from hvd_gqsgd.errors import SettingsError
+from hvd_gqsgd.schemes.global_qsgd import GlobalQSGD
 from tests.core.cost_cases import IDEAL, REAL
 
 MODEL = [4_000_000, 2_000_000, 512]
@@ -116,9 +117,9 @@ def test_buckets_are_those_of_the_front_end():
     plan = pytest.importorskip("hvd_gqsgd.torch.plan")
     torch = pytest.importorskip("torch")
     assert BUCKET_BYTES == plan.BUCKET_BYTES
-    numels = [1 << 21, 5, 3 << 19, 1 << 20, 1 << 22, 7]
+    numels = [1 << 21, 2000, 3 << 19, 1 << 20, 5 << 20, 1025]
     specs = [plan.Spec(str(i), (numel,), torch.float32, torch.device("cpu")) for i, numel in enumerate(numels)]
-    assert buckets(numels) == tuple(sum(s.dense_bytes for s in bucket) for bucket in plan._cut(specs))
+    assert buckets(numels) == tuple(group.load().dense_bytes for group in plan.cut(GlobalQSGD(), specs))
 
 
 def test_widths_too_small_for_the_world_are_absent():
