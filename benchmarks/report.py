@@ -1,4 +1,4 @@
-"""Tables and plots of what ``benchmarks.steps`` measured: ``python -m benchmarks.report FILE.json... --plots FOLDER``."""
+"""Tables and plots of what ``benchmarks.steps`` measured: ``python -m benchmarks.report FILES --plots FOLDER``."""
 
 from __future__ import annotations
 
