@@ -13,6 +13,9 @@ from benchmarks.contenders.local import Local
 from benchmarks.programs.rounds import WARM_UP, rounds
 from benchmarks.workloads import WORKLOADS, Workload
 from benchmarks.workloads.base import Batch
+from hvd_gqsgd.torch.rates import measure_rates
+
+RATES_S = 8.0
 
 
 def run(options: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +29,9 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         workload = WORKLOADS[name]()
         contenders = {c: CONTENDERS[c](workload) for c in options["contenders"]}
         some = next(iter(contenders.values())).bare
-        models[name] = {"numels": [p.numel() for p in some.parameters()]}
+        # Beside the cells that they predict: what else runs here changes within minutes.
+        rates = measure_rates(seconds=RATES_S)
+        models[name] = {"numels": [p.numel() for p in some.parameters()], "rates": rates.to_dict()}
         _say(f"{name}: {len(contenders)} contenders")
         batch = workload.batch(0, hvd.rank())
         mean = hvd.allreduce(Local(workload).reduced_gradient(batch), name="mean gradient")

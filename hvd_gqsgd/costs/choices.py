@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hvd_gqsgd.maths import levels, quantize
+from hvd_gqsgd.schemes import cutting
 from hvd_gqsgd.schemes.global_qsgd import GlobalQSGD
 
 #: Of all widths that send as many bytes, the one with most levels: 7 bits need a lane of 8 all the same.
 WIDTHS = tuple(
     bits for bits in range(levels.MIN_BITS, levels.MAX_BITS + 1) if bits == 16 or 32 // bits > 32 // (bits + 1)
 )
-#: Gradient bytes of a bucket, as ``hvd_gqsgd.torch.plan`` cuts them.
-BUCKET_BYTES = 8 << 20
 FLOAT32_BYTES = 4
 
 
@@ -83,30 +82,14 @@ def payload(choice: Choice, numels: Sequence[int]) -> Payload:
     large = [numel for numel in numels if scheme.compresses(numel)]
     norms = sum(quantize.count_blocks(numel, scheme.block_size) for numel in large)
     words = sum(quantize.count_words(numel, scheme.block_size, scheme.bits) for numel in large)
+    buckets = cutting.cut([(numel, FLOAT32_BYTES) for numel in large], scheme.block_size)
     return Payload(
         float32=FLOAT32_BYTES * (total - sum(large) + norms),
         int32=4 * words,
-        buckets=buckets(large, scheme.block_size),
+        buckets=tuple(FLOAT32_BYTES * sum(piece.numel for piece in bucket) for bucket in buckets),
         compressed=len(large),
         plain=len(numels) - len(large),
     )
-
-
-def buckets(numels: Sequence[int], block_size: int = 256) -> tuple[int, ...]:
-    """Gradient bytes of each bucket, cut in the order given; tensors larger than a bucket are cut into equal parts.
-
-    >>> buckets([1 << 20, 1 << 20, 1, 3 << 20])
-    (8388608, 12582916)
-    """
-    sizes: list[int] = []
-    for numel in numels:
-        parts = -(-FLOAT32_BYTES * numel // BUCKET_BYTES)
-        part_numel = -(-quantize.count_blocks(numel, block_size) // parts) * block_size
-        for start in range(0, numel, part_numel):
-            if not sizes or sizes[-1] >= BUCKET_BYTES:
-                sizes.append(0)
-            sizes[-1] += FLOAT32_BYTES * min(part_numel, numel - start)
-    return tuple(sizes)
 
 
 def model_of(parameters: int, largest_numel: int = 1 << 20) -> list[int]:

@@ -9,13 +9,14 @@ from functools import partial
 import numpy as np
 
 from hvd_gqsgd import kernels
-from hvd_gqsgd.costs.choices import BUCKET_BYTES, FLOAT32_BYTES, WIDTHS
+from hvd_gqsgd.costs.choices import FLOAT32_BYTES, WIDTHS
 from hvd_gqsgd.costs.rates import CYCLE_S, DTYPES, SMALL_COLLECTIVES, KernelSpeeds, Rates
 from hvd_gqsgd.kernels.layout import Layout, Member
+from hvd_gqsgd.schemes.cutting import BUCKET_BYTES
 from hvd_gqsgd.schemes.global_qsgd import GlobalQSGD
 
 #: Buckets of gradient, more than caches hold, so that a pass finds them in memory, as a step does.
-BUCKETS = 8
+BUCKETS = 16
 #: Payload of a link's nominal speed: 1,448 bytes of TCP's in each 1,538 of Ethernet's.
 GOODPUT = 1448 / 1538
 #: What a rank pays for a tensor beside its bytes, and the share that hides, where nobody measured. On two cores

@@ -13,7 +13,7 @@ from hvd_gqsgd.torch.agreement import Parties
 from hvd_gqsgd.torch.calls import Call
 from hvd_gqsgd.torch.exchange import RunningExchange, drain
 from hvd_gqsgd.torch.pending import Pending
-from hvd_gqsgd.torch.plan import Load, Spec, cut
+from hvd_gqsgd.torch.plan import Load, Spec, groups_of
 from hvd_gqsgd.torch.traffic import traffic
 
 
@@ -29,7 +29,7 @@ class DirectExchange:
         base = call.name or "noname"
         self.pending = Pending(self, Spec.of(base, tensor), tensor)
         self._wire_name, self._step = calls.open(base)
-        self._loads = [group.load() for group in cut(scheme, [self.pending.spec])]
+        self._loads = [group.load() for group in groups_of(scheme, [self.pending.spec])]
         self._running = [self._start(load) for load in self._loads]
 
     def _start(self, load: Load) -> RunningExchange:

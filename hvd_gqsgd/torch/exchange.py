@@ -26,8 +26,7 @@ from hvd_gqsgd.torch.traffic import traffic
 IN_FLIGHT = 2
 
 #: Horovod's own wait looks once in a millisecond; at 10 Gbit/s that is a bucket's transfer.
-FIRST_NAP_S = 50e-6
-LONGEST_NAP_S = 500e-6
+NAP_S = 200e-6
 
 
 class RunningExchange:
@@ -155,8 +154,6 @@ def drain(exchanges: Iterable[RunningExchange], finished: Callable[[RunningExcha
 
 def _wait(handle: int | None) -> None:
     """hvd.synchronize, with shorter naps."""
-    nap = FIRST_NAP_S
     while not hvd.poll(handle):
-        time.sleep(nap)
-        nap = min(1.5 * nap, LONGEST_NAP_S)
+        time.sleep(NAP_S)
     hvd.synchronize(handle)

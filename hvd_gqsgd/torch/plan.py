@@ -9,12 +9,9 @@ from functools import cached_property
 import torch
 
 from hvd_gqsgd.kernels.layout import Layout, Member
-from hvd_gqsgd.schemes import agreement
+from hvd_gqsgd.schemes import agreement, cutting
 from hvd_gqsgd.schemes.base import Bucket, Scheme
 from hvd_gqsgd.torch.buffers import DTYPE_NAMES
-
-#: Gradient bytes after which a bucket is closed, and the most that it takes of one tensor.
-BUCKET_BYTES = 8 << 20
 
 #: Sets of members that arrived without the others, for which a bucket remembers where everything lies.
 MOST_PARTIAL = 8
@@ -166,7 +163,7 @@ class Plan:
             else:
                 plan.small.add(spec.name)
         for column in by_device.values():
-            for group in cut(self._scheme, column, len(plan.groups)):
+            for group in groups_of(self._scheme, column, len(plan.groups)):
                 plan.groups.append(group)
                 for name in group.names:
                     plan.groups_of.setdefault(name, []).append(group)
@@ -178,23 +175,9 @@ class Plan:
             group.drop_buffers()
 
 
-def cut(scheme: Scheme, specs: Iterable[Spec], first_index: int = 0) -> list[Group]:
-    """Groups of about BUCKET_BYTES of gradient each, from tensors on one device; larger tensors are cut."""
-    columns: list[list[Part]] = []
-    size_bytes = BUCKET_BYTES
-    for spec in specs:
-        for part in _parts(spec, scheme.layout_settings()["block_size"]):
-            if size_bytes >= BUCKET_BYTES:
-                columns.append([])
-                size_bytes = 0
-            columns[-1].append(part)
-            size_bytes += part.nbytes
-    return [Group(scheme, column, first_index + index) for index, column in enumerate(columns)]
-
-
-def _parts(spec: Spec, block_size: int) -> list[Part]:
-    """The tensor in equal parts of at most about BUCKET_BYTES; blocks stay whole."""
-    count = -(-spec.numel * spec.dtype.itemsize // BUCKET_BYTES)
-    blocks = -(-spec.numel // block_size)
-    numel = -(-blocks // count) * block_size
-    return [Part(spec, start, min(numel, spec.numel - start)) for start in range(0, spec.numel, numel)]
+def groups_of(scheme: Scheme, specs: Sequence[Spec], first_index: int = 0) -> list[Group]:
+    """The buckets of tensors on one device, numbered from ``first_index``."""
+    tensors = [(spec.numel, spec.dtype.itemsize) for spec in specs]
+    buckets = cutting.cut(tensors, scheme.layout_settings()["block_size"])
+    parts = [[Part(specs[piece.tensor], piece.start, piece.numel) for piece in bucket] for bucket in buckets]
+    return [Group(scheme, members, first_index + index) for index, members in enumerate(parts)]

@@ -12,12 +12,13 @@ from statistics import median, quantiles
 import horovod.torch as hvd
 import torch
 
-from hvd_gqsgd.costs.choices import BUCKET_BYTES, Choice
+from hvd_gqsgd.costs.choices import Choice
 from hvd_gqsgd.costs.machine import BUCKETS, KernelPasses, SumPass
 from hvd_gqsgd.costs.model import aggregation_seconds
 from hvd_gqsgd.costs.rates import CYCLE_S, DTYPES, SMALL_COLLECTIVES, Rates
 from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.maths import levels
+from hvd_gqsgd.schemes.cutting import BUCKET_BYTES
 from hvd_gqsgd.torch.compressor import GlobalQSGD
 from hvd_gqsgd.torch.traffic import traffic
 

@@ -7,10 +7,11 @@ import math
 import pytest
 
 from hvd_gqsgd.costs import wire
-from hvd_gqsgd.costs.choices import BUCKET_BYTES, FP16, NONE, WIDTHS, Choice, buckets, choices, payload
+from hvd_gqsgd.costs.choices import FP16, NONE, WIDTHS, Choice, choices, payload
 from hvd_gqsgd.costs.model import aggregation_seconds, beside, step_seconds
 from hvd_gqsgd.costs.rates import Rates
 from hvd_gqsgd.errors import SettingsError
+from hvd_gqsgd.schemes.cutting import BUCKET_BYTES
 from hvd_gqsgd.schemes.global_qsgd import GlobalQSGD
 from tests.core.cost_cases import IDEAL, REAL
 
@@ -116,10 +117,10 @@ def test_payload_is_what_the_layout_sends():
 def test_buckets_are_those_of_the_front_end():
     plan = pytest.importorskip("hvd_gqsgd.torch.plan")
     torch = pytest.importorskip("torch")
-    assert BUCKET_BYTES == plan.BUCKET_BYTES
     numels = [1 << 21, 2000, 3 << 19, 1 << 20, 5 << 20, 1025]
     specs = [plan.Spec(str(i), (numel,), torch.float32, torch.device("cpu")) for i, numel in enumerate(numels)]
-    assert buckets(numels) == tuple(group.load().dense_bytes for group in plan.cut(GlobalQSGD(), specs))
+    loads = [group.load().dense_bytes for group in plan.groups_of(GlobalQSGD(), specs)]
+    assert payload(Choice.of_bits(8), numels).buckets == tuple(loads)
 
 
 def test_widths_too_small_for_the_world_are_absent():

@@ -1,0 +1,41 @@
+"""How tensors are cut into buckets: the same on every rank, in every front end and in the cost model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+#: Gradient bytes after which a bucket is closed, and the most that it takes of one tensor. Measured between two hosts,
+#: 25 M parameters (DESIGN.md, section 4): smaller ones lose more to latency at 10 Gbit/s than they gain at 1.
+BUCKET_BYTES = 4 << 20
+
+
+class Piece(NamedTuple):
+    """Elements [start, start + numel) of the tensor with number ``tensor``."""
+
+    tensor: int
+    start: int
+    numel: int
+
+
+def cut(tensors: Iterable[tuple[int, int]], block_size: int) -> list[list[Piece]]:
+    """Buckets of about BUCKET_BYTES each, from (numel, bytes per element) of each tensor in the agreed order.
+
+    Tensors larger than a bucket are cut into equal pieces; blocks stay whole.
+
+    >>> [[piece.numel for piece in bucket] for bucket in cut([(1 << 20, 4), (1, 4), (3 << 20, 4)], 256)]
+    [[1048576], [1, 1048576], [1048576], [1048576]]
+    """
+    buckets: list[list[Piece]] = []
+    size_bytes = BUCKET_BYTES
+    for tensor, (numel, itemsize) in enumerate(tensors):
+        count = -(-numel * itemsize // BUCKET_BYTES)
+        most = -(-numel // (count * block_size)) * block_size
+        for start in range(0, numel, most):
+            if size_bytes >= BUCKET_BYTES:
+                buckets.append([])
+                size_bytes = 0
+            piece = Piece(tensor, start, min(most, numel - start))
+            buckets[-1].append(piece)
+            size_bytes += piece.numel * itemsize
+    return buckets
