@@ -6,9 +6,13 @@ import pkgutil
 
 import pytest
 
-from hvd_gqsgd import costs, maths
+from hvd_gqsgd import costs, maths, schemes
 
-MODULES = [found.name for part in (maths, costs) for found in pkgutil.walk_packages(part.__path__, f"{part.__name__}.")]
+MODULES = [
+    found.name
+    for part in (maths, costs, schemes)
+    for found in pkgutil.walk_packages(part.__path__, f"{part.__name__}.")
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

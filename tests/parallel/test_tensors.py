@@ -6,8 +6,9 @@ import weakref
 import horovod.torch as hvd
 import pytest
 import torch
-from rig import assert_is_mean, backward, gradient, make_optimizer, make_parameters
+from rig import assert_is_mean, backward, finish_step, gradient, make_optimizer, make_parameters
 
+from hvd_gqsgd.schemes.cutting import BUCKET_BYTES
 from hvd_gqsgd.torch import GlobalQSGD, traffic
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -159,3 +160,22 @@ def test_nothing_keeps_gradients_or_optimizers_alive(several):
     del optimizer, parameters, parameter
     gc.collect()
     assert watched() is None
+
+
+def test_tensors_larger_than_a_bucket():
+    shapes = {"small": (2000,), "large": (3 * BUCKET_BYTES // 8 + 3, 2), "other": (1500,)}
+    parameters = make_parameters(shapes)
+    optimizer = make_optimizer(parameters)
+    for step in range(3):
+        backward(parameters, step)
+        finish_step(parameters, optimizer, step)
+
+
+def test_allreduce_of_a_tensor_larger_than_a_bucket():
+    shape = (3 * BUCKET_BYTES // 8 + 3,)
+    given = gradient("x", shape, hvd.rank())
+    kept = given.clone()
+    for step in range(2):
+        mean = hvd.allreduce(given, name=f"x{step}", compression=GlobalQSGD)
+        assert_is_mean(mean, "x", make=lambda rank: gradient("x", shape, rank))
+        assert torch.equal(given, kept)
