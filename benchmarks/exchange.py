@@ -10,16 +10,21 @@ from benchmarks.network import LINKS, launch
 
 def main() -> None:
     arguments = _arguments()
-    print(f"{'hosts':>5} {'link':>9} {'bits':>4} {'exchange s':>24} {'raw words s':>24} {'ratio':>6}")
+    print(
+        f"{'hosts':>5} {'link':>9} {'bits':>4} {'exchange s':>24} {'raw words s':>24} {'ratio':>6} {'with kernels':>24}"
+    )
     for hosts in arguments.hosts:
         for link in arguments.links:
             options = vars(arguments) | {"links": None}
             cells = launch("exchange", link, hosts, options)
             for bits in arguments.bits:
-                ours, raw = (cells[f"{what}, {bits} bits"]["seconds"] for what in ("exchange", "raw words"))
+                ours, raw, beside = (
+                    cells[f"{what}, {bits} bits"]["seconds"]
+                    for what in ("exchange", "raw words", "kernels beside raw words")
+                )
                 print(
                     f"{hosts:>5} {link:>9} {bits:>4} {_spread(ours):>24} {_spread(raw):>24} "
-                    f"{median(ours) / median(raw):>6.2f}",
+                    f"{median(ours) / median(raw):>6.2f} {_spread(beside):>24}",
                     flush=True,
                 )
 

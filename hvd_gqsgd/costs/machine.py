@@ -16,7 +16,7 @@ from hvd_gqsgd.schemes.cutting import BUCKET_BYTES
 from hvd_gqsgd.schemes.global_qsgd import GlobalQSGD
 
 #: Buckets of gradient, more than caches hold, so that a pass finds them in memory, as a step does.
-BUCKETS = 16
+BUCKETS = 8
 #: Payload of a link's nominal speed: 1,448 bytes of TCP's in each 1,538 of Ethernet's.
 GOODPUT = 1448 / 1538
 #: What a rank pays for a tensor beside its bytes, and the share that hides, where nobody measured. On two cores
@@ -59,7 +59,7 @@ class KernelPasses:
         """After ``encode`` at the same width: gradients keep their magnitude."""
         layout = self._layouts[bits]
         for gradient, norms, words in zip(self._gradients, self._norms, self._words, strict=True):
-            self._kernels.decode_all(layout, [gradient], words, norms, levels=1, factor=1.0)
+            self._kernels.decode(layout, [gradient], words, norms, levels=1, factor=1.0)
 
     def each(self) -> dict[str, Callable[[], None]]:
         """Every pass by name, in an order in which each finds what it reads."""

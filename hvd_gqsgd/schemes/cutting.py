@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 #: Gradient bytes after which a bucket is closed, and the most that it takes of one tensor. Measured between two hosts,
-#: 25 M parameters (DESIGN.md, section 4): smaller ones lose more to latency at 10 Gbit/s than they gain at 1.
-BUCKET_BYTES = 4 << 20
+#: 25 M parameters at 1 and 10 Gbit/s: half and twice as much took as long or longer at both (DESIGN.md, section 6).
+BUCKET_BYTES = 8 << 20
 
 
 class Piece(NamedTuple):
@@ -24,7 +24,7 @@ def cut(tensors: Iterable[tuple[int, int]], block_size: int) -> list[list[Piece]
     Tensors larger than a bucket are cut into equal pieces; blocks stay whole.
 
     >>> [[piece.numel for piece in bucket] for bucket in cut([(1 << 20, 4), (1, 4), (3 << 20, 4)], 256)]
-    [[1048576], [1, 1048576], [1048576], [1048576]]
+    [[1048576, 1, 1572864], [1572864]]
     """
     buckets: list[list[Piece]] = []
     size_bytes = BUCKET_BYTES
