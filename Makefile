@@ -1,10 +1,10 @@
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check doctor clean
+.PHONY: help setup demo test check bench check-arm64 doctor clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## everything below does this first: .venv, Horovod, the compiled kernels
 	@bootstrap/install.sh
@@ -22,6 +22,15 @@ check: setup ## lint, format, types, file sizes
 	@find hvd_gqsgd examples tests bootstrap benchmarks -type f \( -name '*.py' -o -name '*.sh' -o -name '*.cpp' -o -name '*.h' \) \
 		-exec awk 'END { if (FNR > 300) print "warning: " FILENAME " has " FNR " lines; one thing per file (300)" }' {} \; \
 		2>/dev/null || true
+
+bench: setup ## as root: what it gains between two shaped hosts, ten minutes; benchmarks/README.md has the others
+	@$(PYTHON) -W ignore -m benchmarks.steps --links 1gbit 10gbit --models mlp --json build/bench.json
+	@$(PYTHON) -m benchmarks.report build/bench.json --plots build/plots
+
+check-arm64: ## compile the kernels for arm64, with Debian's g++-aarch64-linux-gnu
+	@for file in hvd_gqsgd/kernels/csrc/*.cpp; do \
+		aarch64-linux-gnu-g++ -std=c++17 -O3 -fno-math-errno -ffp-contract=off -fopenmp -Wall -Wextra -Werror \
+			-c -o /dev/null $$file || exit 1; done; echo "arm64: compiles"
 
 doctor: setup ## what is installed, what is built, what is missing
 	@.venv/bin/hvd-gqsgd doctor

@@ -6,8 +6,11 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import mean, median, quantiles
 from typing import Any
+
+#: Steps over whose losses a table takes the mean.
+LAST = 5
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,6 @@ def tables(cells: list[Cell]) -> Iterator[str]:
             yield (
                 f"{c.contender:<14}{1e3 * c.median:>9.1f} {1e3 * low:>9.1f}-{1e3 * high:<9.1f} "
                 f"{f'{base / c.median:.2f}' if base else '':>8} {c.sent_bytes / 1e6:>8.2f} "
-                f"{f'{c.losses[-1]:.3f}' if c.losses else '':>8} "
+                f"{f'{mean(c.losses[-LAST:]):.3f}' if c.losses else '':>8} "
                 f"{f'{c.relative_error:.1e}' if c.relative_error is not None else '':>9}"
             )

@@ -16,25 +16,31 @@ from benchmarks.contenders.horovod import Horovod
 from benchmarks.programs.rounds import WARM_UP, rounds
 from benchmarks.workloads import WORKLOADS
 from hvd_gqsgd.costs.machine import KernelPasses
-from hvd_gqsgd.schemes.cutting import BUCKET_BYTES
+from hvd_gqsgd.schemes import cutting
 from hvd_gqsgd.torch import GlobalQSGD, traffic
+
+#: What a pass of the kernels takes at once, whatever the buckets are.
+PASS_BYTES = cutting.BUCKET_BYTES
 
 
 def run(options: dict[str, Any]) -> dict[str, Any]:
-    """model: whose gradients; bits: widths; seconds: for all rounds. Returns cells by what was measured."""
+    """model: whose gradients; bits; bucket_mib; seconds: for all rounds. Returns cells by what was measured."""
     torch.set_num_threads(int(options["threads"]))
     workload = WORKLOADS[options["model"]]()
     batch = workload.batch(0, hvd.rank())
     timed: dict[str, Any] = {}
     for bits in options["bits"]:
-        rig = Horovod(workload, GlobalQSGD(bits=bits))
-        for _ in range(WARM_UP):
-            rig.reduced_gradient(batch)
+        for mib in options["bucket_mib"]:
+            # Read when an optimizer's plan is made, in its first step.
+            cutting.BUCKET_BYTES = int(mib * (1 << 20))
+            rig = Horovod(workload, GlobalQSGD(bits=bits))
+            for _ in range(WARM_UP):
+                rig.reduced_gradient(batch)
+            timed[f"exchange, {bits} bits, {mib:g} MiB"] = partial(_aggregate, rig)
         traffic.reset()
         rig.aggregate()
-        timed[f"exchange, {bits} bits"] = partial(_aggregate, rig)
         words = torch.zeros(traffic.sent_bytes // 4, dtype=torch.int32)
-        passes = KernelPasses(options["threads"], -(-traffic.dense_bytes // BUCKET_BYTES))
+        passes = KernelPasses(options["threads"], -(-traffic.dense_bytes // PASS_BYTES))
         timed[f"raw words, {bits} bits"] = partial(_sum, words)
         timed[f"kernels beside raw words, {bits} bits"] = partial(_sum_beside, words, passes, bits)
     return rounds(timed, float(options["seconds"]))

@@ -16,6 +16,9 @@ FEWEST_LEVELS = 7
 LOSSIER_GAIN = 1.2
 NARROWER_GAIN = 1.5
 USUAL_BITS = 8
+#: What is saved has to be worth this many small operations: exchanges of 10 to 20 ms were mispredicted by up to eight
+#: (benchmarks/results, loopback).
+OPERATIONS_SAVED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,8 @@ def advise(rates: Rates, numels: Sequence[int], n: int | None = None) -> Advice:
 
     From the most accurate choice to the least: none, fp16, the narrowest of 8 bits and more that keeps
     ``FEWEST_LEVELS`` levels, and narrower widths that keep them. The first that compresses has to gain more than the
-    model errs, each further one ``LOSSIER_GAIN``, widths below 8 bits ``NARROWER_GAIN`` over 8 bits.
+    model errs, in proportion and in ``OPERATIONS_SAVED``; each further one ``LOSSIER_GAIN``, widths below 8 bits
+    ``NARROWER_GAIN`` over 8 bits.
     """
     n = rates.ranks if n is None else n
     rows = predictions(rates, numels, n)
@@ -82,9 +86,10 @@ def advise(rates: Rates, numels: Sequence[int], n: int | None = None) -> Advice:
         wide = row.bits is not None and usual.bits is not None and row.bits > usual.bits
         narrow = row.bits is not None and row.bits < USUAL_BITS
         needed = 1 + rates.error if best is rows[0] else LOSSIER_GAIN
+        saved_s = rows[0].seconds - row.seconds
         if wide or not row.levels_suffice or (narrow and usual.seconds <= NARROWER_GAIN * row.seconds):
             continue
-        if best.seconds > needed * row.seconds:
+        if best.seconds > needed * row.seconds and saved_s > OPERATIONS_SAVED * rates.latency_s:
             best = row
     return Advice(
         ranks=n, predictions=rows, best=best, sentence=_sentence(rates, rows, best), warnings=tuple(_warnings(rows, n))
@@ -93,10 +98,11 @@ def advise(rates: Rates, numels: Sequence[int], n: int | None = None) -> Advice:
 
 def _sentence(rates: Rates, rows: Sequence[Prediction], best: Prediction) -> str:
     if best.choice == NONE:
-        fastest = max(rows[1:], key=lambda row: row.gain)
+        fastest = max(rows[1:], key=lambda row: (row.levels_suffice, row.gain))
         return (
-            f"Do not compress: the fastest setting ({fastest.choice.name}) is predicted to gain {fastest.gain:.2f} x, "
-            f"and predictions err by {rates.error:.0%}" + _below_levels(fastest)
+            f"Do not compress: the fastest setting ({fastest.choice.name}) is predicted to gain {fastest.gain:.2f} x "
+            f"or {1e3 * (rows[0].seconds - fastest.seconds):.1f} ms, and predictions err by {rates.error:.0%} and "
+            f"{1e3 * OPERATIONS_SAVED * rates.latency_s:.1f} ms" + _below_levels(fastest)
         )
     name = "Horovod's fp16" if best.choice == FP16 else f"GlobalQSGD with {best.choice.name}"
     return f"Use {name}: aggregation is predicted to take {best.gain:.1f} x less time (+-{rates.error:.0%})."

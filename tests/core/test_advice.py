@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from hvd_gqsgd.costs import check, planning, plot
-from hvd_gqsgd.costs.advice import FEWEST_LEVELS, NARROWER_GAIN, advise
-from hvd_gqsgd.costs.choices import FP16, Choice
+from hvd_gqsgd.costs.advice import FEWEST_LEVELS, NARROWER_GAIN, OPERATIONS_SAVED, advise
+from hvd_gqsgd.costs.choices import FP16, NONE, Choice
 from hvd_gqsgd.costs.model import aggregation_seconds
 from hvd_gqsgd.errors import SettingsError
 from tests.core.cost_cases import IDEAL, REAL
@@ -32,6 +32,16 @@ def test_a_fast_link_wants_nothing():
 
 def test_a_gain_within_the_error_is_no_gain():
     assert advise(dataclasses.replace(IDEAL, error=5.0), MODEL).best.choice.name == "none"
+
+
+def test_a_gain_of_a_few_operations_is_no_gain():
+    saved_s = aggregation_seconds(IDEAL, NONE, MODEL) - aggregation_seconds(IDEAL, Choice.of_bits(8), MODEL)
+    slow_to_answer = dataclasses.replace(IDEAL, latency_s=saved_s / (OPERATIONS_SAVED + 3))
+    assert advise(slow_to_answer, MODEL).best.choice.name == "8 bits"
+    slower = dataclasses.replace(IDEAL, latency_s=saved_s / (OPERATIONS_SAVED - 1))
+    advice = advise(slower, MODEL)
+    assert advice.best.choice.name == "none"
+    assert f"and {1e3 * OPERATIONS_SAVED * slower.latency_s:.1f} ms" in advice.sentence
 
 
 def test_narrower_widths_need_a_large_gain():

@@ -67,7 +67,7 @@ def test_report_and_plots(measured, tmp_path):
 
 def test_exchange_and_profile():
     exchange = run("benchmarks.exchange", "--links", "loopback", "--model", "cnn", "--seconds", "0")
-    assert "loopback    8" in exchange
+    assert "loopback    8     8 " in exchange
     profile = run("benchmarks.profile", "--links", "loopback", "--model", "cnn", "--seconds", "0")
     line = next(line for line in profile.splitlines() if "gqsgd8" in line).split()
     assert all(float(ms) > 0 for ms in line[2:])
