@@ -138,7 +138,7 @@ class Session:
         if now.scale is None:
             now.scale = scale
             self._settle(scale)
-        # One optimizer has one op and one pair of factors.
+        # One optimizer has one op and one pair of factors; with groups, Horovod leaves the factors out everywhere.
         assert now.scale == scale, (now.scale, scale)
         plain = now.plain.get(pending.spec.name)
         if plain is not None:

@@ -16,7 +16,10 @@ CONTENDERS = ("local", "hvd none", "hvd fp16", "gqsgd8", "gqsgd4", "ddp none", "
 
 def run(*arguments: str) -> str:
     command = [sys.executable, "-m", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    # A copy of the environment that Python knows: MPI adds to this process's own, and mpirun would take itself for
+    # a part of that job.
+    environment = dict(os.environ)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
