@@ -38,7 +38,7 @@ def main() -> None:
             run = {"link": link, "bits_per_second": LINKS[link], "hosts": hosts, "threads": arguments.threads}
             results["runs"].append(run | measured)
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+            arguments.json.write_text(json.dumps(results) + "\n")
 
 
 def context() -> dict[str, Any]:
