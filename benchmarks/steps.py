@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.network import LINKS, launch
+from hvd_gqsgd.costs.check import FORMAT
 
 MODELS = ("mlp", "cnn", "gpt")
 CONTENDERS = (
@@ -24,7 +25,7 @@ CONTENDERS = (
 
 def main() -> None:
     arguments = _arguments()
-    results: dict[str, Any] = {"format": 1, **context(), "runs": []}
+    results: dict[str, Any] = {"format": FORMAT, **context(), "runs": []}
     for hosts in arguments.hosts:
         for link in arguments.links:
             print(f"{hosts} hosts, {link}", flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,38 +11,29 @@ from benchmarks.workloads import Workload
 from benchmarks.workloads.base import Batch
 
 
-class Contender(ABC):
+class Contender:
     """A model and its optimizer on this rank, with one way to bring gradients together.
 
-    aggregates: whether ``aggregate`` can be timed apart from forward and backward.
+    bare: the model itself; model and optimizer: what trains it, either of which may exchange the gradients.
     """
-
-    aggregates = False
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
         self.bare = workload.build()
         self.model: nn.Module = self.bare
-
-    @abstractmethod
-    def update(self) -> None:
-        """Finish the exchange where that is left to do, and update the parameters."""
-
-    @abstractmethod
-    def clear(self) -> None:
-        """Forget the gradients."""
+        self.optimizer: Any = workload.optimizer(self.bare.parameters())
 
     def step(self, batch: Batch) -> float:
         """One training step; this rank's loss before it."""
-        self.clear()
+        self.optimizer.zero_grad()
         loss = self.workload.loss(self.model, batch)
         loss.backward()
-        self.update()
+        self.optimizer.step()
         return loss.item()
 
     def reduced_gradient(self, batch: Batch) -> torch.Tensor:
         """The mean gradient as this contender sees it, flat and in float64; no parameter changes."""
-        self.clear()
+        self.optimizer.zero_grad()
         self.workload.loss(self.model, batch).backward()
         self.wait()
         return torch.cat([p.grad.reshape(-1).double() for p in self.bare.parameters() if p.grad is not None])
@@ -50,7 +41,3 @@ class Contender(ABC):
     def wait(self) -> None:
         """Until every gradient is reduced; nothing to do where backward does that."""
         return
-
-    def aggregate(self) -> None:
-        """Reduce the gradients of ``reduced_gradient`` once more: nothing but the exchange."""
-        raise NotImplementedError(f"{type(self).__name__} exchanges within the backward pass only")

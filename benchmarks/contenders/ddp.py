@@ -56,10 +56,3 @@ class DDP(Contender):
             state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=4, start_powerSGD_iter=2)
             parallel.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
         self.model = parallel
-        self._optimizer = workload.optimizer(self.bare.parameters())
-
-    def clear(self) -> None:
-        self._optimizer.zero_grad()
-
-    def update(self) -> None:
-        self._optimizer.step()

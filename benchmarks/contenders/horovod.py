@@ -13,25 +13,16 @@ from benchmarks.workloads import Workload
 class Horovod(Contender):
     """``compression`` is what the user writes."""
 
-    aggregates = True
-
     def __init__(self, workload: Workload, compression: Any) -> None:
         super().__init__(workload)
         self.optimizer = hvd.DistributedOptimizer(
-            workload.optimizer(self.model.parameters()),
-            named_parameters=self.model.named_parameters(),
-            compression=compression,
+            self.optimizer, named_parameters=self.model.named_parameters(), compression=compression
         )
-
-    def clear(self) -> None:
-        self.optimizer.zero_grad()
-
-    def update(self) -> None:
-        self.optimizer.step()
 
     def wait(self) -> None:
         self.optimizer.synchronize()
 
     def aggregate(self) -> None:
+        """Reduce the gradients of ``reduced_gradient`` once more: nothing but the exchange."""
         # No hook has fired since the last time, so Horovod submits every gradient here, and waits for all.
-        self.optimizer.synchronize()
+        self.wait()

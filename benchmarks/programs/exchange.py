@@ -6,14 +6,13 @@ gradients, started together and with nothing to wait for in between.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import horovod.torch as hvd
 import torch
 
 from benchmarks.contenders.horovod import Horovod
-from benchmarks.programs.rounds import WARM_UP, rounds
+from benchmarks.programs.rounds import WARM_UP, in_any_round, rounds
 from benchmarks.workloads import WORKLOADS
 from hvd_gqsgd.costs.machine import KernelPasses
 from hvd_gqsgd.schemes import cutting
@@ -36,25 +35,21 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
             rig = Horovod(workload, GlobalQSGD(bits=bits))
             for _ in range(WARM_UP):
                 rig.reduced_gradient(batch)
-            timed[f"exchange, {bits} bits, {mib:g} MiB"] = partial(_aggregate, rig)
+            timed[f"exchange, {bits} bits, {mib:g} MiB"] = in_any_round(rig.aggregate)
         traffic.reset()
         rig.aggregate()
         words = torch.zeros(traffic.sent_bytes // 4, dtype=torch.int32)
         passes = KernelPasses(options["threads"], -(-traffic.dense_bytes // PASS_BYTES))
-        timed[f"raw words, {bits} bits"] = partial(_sum, words)
-        timed[f"kernels beside raw words, {bits} bits"] = partial(_sum_beside, words, passes, bits)
+        timed[f"raw words, {bits} bits"] = in_any_round(_sum, words)
+        timed[f"kernels beside raw words, {bits} bits"] = in_any_round(_sum_beside, words, passes, bits)
     return rounds(timed, float(options["seconds"]))
 
 
-def _aggregate(rig: Horovod, step: int) -> None:
-    rig.aggregate()
-
-
-def _sum(words: torch.Tensor, step: int) -> None:
+def _sum(words: torch.Tensor) -> None:
     hvd.allreduce_(words, name=f"raw {len(words)}", op=hvd.Sum)
 
 
-def _sum_beside(words: torch.Tensor, passes: KernelPasses, bits: int, step: int) -> None:
+def _sum_beside(words: torch.Tensor, passes: KernelPasses, bits: int) -> None:
     handle = hvd.allreduce_async_(words, name=f"raw {len(words)}", op=hvd.Sum)
     passes.norms()
     passes.encode(bits)

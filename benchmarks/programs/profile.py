@@ -41,7 +41,7 @@ class _Step:
         rig, watch = self._rig, self._watch
         watch.clear()
         start = time.perf_counter()
-        rig.clear()
+        rig.optimizer.zero_grad()
         with watch("forward"):
             loss = self._workload.loss(rig.model, batch)
         with watch("backward"):
@@ -49,7 +49,7 @@ class _Step:
         with watch("python"):
             rig.wait()
         with watch("optimizer"), rig.optimizer.skip_synchronize():
-            rig.update()
+            rig.optimizer.step()
         self._seen.append({**watch.seconds, "step": time.perf_counter() - start})
 
 

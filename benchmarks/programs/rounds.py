@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 import horovod.torch as hvd
@@ -41,10 +42,19 @@ def rounds(timed: dict[str, Callable[[int], Any]], seconds: float) -> dict[str, 
         number += 1
     cells: dict[str, Any] = {}
     for name in names:
-        cells[name] = {"seconds": _slowest(taken[name]), "sent_bytes": sorted(sent[name])[len(sent[name]) // 2]}
+        cells[name] = {"seconds": _slowest(taken[name]), "sent_bytes": median_high(sent[name])}
         if values[name]:
             cells[name]["losses"] = _mean(values[name])
     return cells
+
+
+def in_any_round(function: Callable[..., Any], *arguments: Any) -> Callable[[int], None]:
+    """``function`` for ``rounds``, the same in every round and without a value."""
+
+    def call(number: int) -> None:
+        function(*arguments)
+
+    return call
 
 
 def _meet() -> None:

@@ -9,8 +9,9 @@ import horovod.torch as hvd
 import torch
 
 from benchmarks.contenders import CONTENDERS, Contender, start_gloo
+from benchmarks.contenders.horovod import Horovod
 from benchmarks.contenders.local import Local
-from benchmarks.programs.rounds import WARM_UP, rounds
+from benchmarks.programs.rounds import WARM_UP, in_any_round, rounds
 from benchmarks.workloads import WORKLOADS, Workload
 from benchmarks.workloads.base import Batch
 from hvd_gqsgd.torch.rates import measure_rates
@@ -46,12 +47,8 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
 
 def _aggregations(workload: Workload, contenders: dict[str, Contender], seconds: float) -> dict[str, Any]:
     """The exchange alone, of the gradients that the contenders still hold."""
-    able = {name: rig.aggregate for name, rig in contenders.items() if rig.aggregates}
-    return rounds({name: _without_step(aggregate) for name, aggregate in able.items()}, seconds / 2)
-
-
-def _without_step(aggregate: Callable[[], None]) -> Callable[[int], None]:
-    return lambda step: aggregate()
+    able = {name: in_any_round(rig.aggregate) for name, rig in contenders.items() if isinstance(rig, Horovod)}
+    return rounds(able, seconds / 2)
 
 
 def _steps(workload: Workload, contenders: dict[str, Contender], seconds: float) -> dict[str, Any]:

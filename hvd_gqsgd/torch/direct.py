@@ -44,8 +44,9 @@ class DirectExchange:
         """The reduced tensor, in fresh memory."""
         spec = pending.spec
         out = torch.empty(spec.shape, dtype=spec.dtype, device=spec.device)
-        parts = {id(load.bucket): [part.of(out.view(-1)) for part in load.parts] for load in self._loads}
-        failed = drain(self._running, lambda running: running.decode(scale, parts[id(running.bucket)]))
+        flat = out.view(-1)
+        parts = {r: [part.of(flat) for part in load.parts] for r, load in zip(self._running, self._loads, strict=True)}
+        failed = drain(self._running, lambda running: running.decode(scale, parts[running]))
         self._calls.close(self._wire_name)
         if failed is not None:
             statement = Statement.of(self._scheme, [str(spec)], self._problem)
