@@ -1,7 +1,8 @@
-"""Builds the compiled kernels; everything else is in setup.cfg.
+"""Builds the compiled kernels and TensorFlow's operators around them; everything else is in setup.cfg.
 
 The library is plain C++ without a Python interface, loaded with ctypes. No -march: instruction sets are chosen at run
-time. -ffp-contract=off because the kernels are held to the bits of the NumPy specification.
+time. -ffp-contract=off because the kernels are held to the bits of the NumPy specification. The operators are built
+without TensorFlow: they look its C API up in the process that loads them.
 """
 
 from glob import glob
@@ -9,6 +10,7 @@ from glob import glob
 from setuptools import Extension, setup
 
 CSRC = "hvd_gqsgd/kernels/csrc"
+TENSORFLOW = "hvd_gqsgd/tensorflow/csrc"
 
 setup(
     ext_modules=[
@@ -28,6 +30,14 @@ setup(
                 "-Wextra",
             ],
             extra_link_args=["-fopenmp"],
-        )
+        ),
+        Extension(
+            "hvd_gqsgd.tensorflow._ops",
+            sources=[f"{TENSORFLOW}/ops.cpp"],
+            depends=[f"{TENSORFLOW}/tf_c_api.h", f"{CSRC}/kernels.h"],
+            language="c++",
+            extra_compile_args=["-std=c++17", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            extra_link_args=["-ldl"],
+        ),
     ],
 )

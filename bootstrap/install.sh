@@ -74,7 +74,7 @@ environment_key() {
 
 # Sources are compiled into the package; its Python files are used where they are.
 project_key() {
-    find setup.py setup.cfg pyproject.toml hvd_gqsgd/__init__.py hvd_gqsgd/kernels/csrc -type f -print0 | sort -z \
+    find setup.py setup.cfg pyproject.toml hvd_gqsgd/__init__.py hvd_gqsgd/kernels/csrc hvd_gqsgd/tensorflow/csrc -type f -print0 | sort -z \
         | xargs -0 cat | sha256sum
 }
 

@@ -1,18 +1,29 @@
 """What ranks tell each other before they exchange, and how a difference is put into words.
 
-Pure: bytes in and out; the front ends move them with an allreduce in which every rank fills its own slot.
+Pure: the front ends move what ``pack`` makes with an allreduce in which every rank fills its own slot. An allreduce and
+not an allgather, because it is the one collective that Horovod still runs after a rank has joined; that rank's slot stays
+empty.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 
+import numpy as np
+
+from hvd_gqsgd.errors import DisagreementError, GQSGDError, SettingsError
 from hvd_gqsgd.schemes.base import CHECK_RANGE, Scheme
 
 MOST_LISTED = 5
+
+#: Bytes of a slot for a statement in brief, for one in full, and for the digests of tensors.
+BRIEF_BYTES = 2048
+FULL_BYTES = 32768
+DIGESTS_BYTES = 65536
+_DIGEST_BYTES = 8
 
 
 def tensor_id(name: str) -> int:
@@ -95,6 +106,55 @@ class Differences:
 
     def __str__(self) -> str:
         return "; ".join(self.lines)
+
+
+def pack(text: bytes, slot_bytes: int, size: int, rank: int) -> np.ndarray:
+    """Zeros for ``size`` ranks, int32 (size, 1 + slot_bytes / 4), with ``text`` in the slot of ``rank``.
+
+    A slot is the length in bytes plus one, then the bytes; so one that stayed empty is known.
+    """
+    slots = np.zeros((size, 1 + slot_bytes // 4), dtype=np.int32)
+    slots[rank, 0] = len(text) + 1
+    slots[rank, 1:] = np.frombuffer(text.ljust(slot_bytes, b"\0"), dtype=np.int32)
+    return slots
+
+
+def unpack(slots: np.ndarray) -> dict[int, bytes]:
+    """What every present rank says, from the sum of all ranks' ``pack``."""
+    return {rank: slot[1:].tobytes()[: slot[0] - 1] for rank, slot in enumerate(slots) if slot[0] > 0}
+
+
+def digests_of(statement: Statement) -> bytes:
+    """At most DIGESTS_BYTES that stand for the statement's tensors."""
+    return b"".join(sorted(_by_digest(statement))[: DIGESTS_BYTES // _DIGEST_BYTES])
+
+
+def only_odd(statement: Statement, said: Mapping[int, bytes]) -> Statement:
+    """The statement with only those tensors that not every rank has, so that it is short whatever the model.
+
+    said: each rank's ``digests_of``.
+    """
+    common = set.intersection(*(_digests_in(text) for text in said.values()))
+    odd = sorted(tensor for key, tensor in _by_digest(statement).items() if key not in common)
+    return replace(statement, tensors=tuple(odd))
+
+
+def verdict(operation: str, statements: Mapping[int, Statement]) -> GQSGDError:
+    """The exception for what ranks differ in, the same on every rank."""
+    problems = {s.problem for s in statements.values()}
+    if len(problems) == 1 and "" not in problems:
+        return SettingsError(f"{operation}: {problems.pop()}")
+    return DisagreementError(
+        f"{operation}: {Differences(statements)}; give every rank the same settings and the same tensors"
+    )
+
+
+def _by_digest(statement: Statement) -> dict[bytes, str]:
+    return {bytes.fromhex(digest(tensor)): tensor for tensor in statement.tensors}
+
+
+def _digests_in(text: bytes) -> set[bytes]:
+    return {text[i : i + _DIGEST_BYTES] for i in range(0, len(text), _DIGEST_BYTES)}
 
 
 def _group(values: Mapping[int, object]) -> dict:

@@ -6,8 +6,9 @@
         kernels.encode(...)
         yield Sum(bucket.words)
 
-The torch engine starts an asynchronous Horovod allreduce at a yield and resumes the generator in a later hook;
-``worlds.loopback`` runs n generators in one process.
+The torch engine starts an asynchronous Horovod allreduce at a yield and resumes the generator in a later hook; the
+TensorFlow exchange runs it once, while a graph is made, and each yield becomes an operator; ``worlds.loopback`` runs n
+generators in one process. So a scheme asks buckets and kernels for what it needs and never looks into a buffer.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hvd_gqsgd.errors import DisagreementError, SettingsError
 from hvd_gqsgd.kernels.base import Buffer, Kernels
 from hvd_gqsgd.kernels.layout import Layout
+from hvd_gqsgd.maths.levels import count_levels
 from hvd_gqsgd.schemes.settings import Settings
 
 # Checks are compared as float32, which is exact up to here.
@@ -49,6 +52,10 @@ class World:
     size: int
     rank: int
 
+    def levels(self, bits: int) -> int:
+        """Levels on each side of zero for ``bits``; SettingsError where there is none."""
+        return count_levels(bits, self.size)
+
 
 @dataclass
 class Bucket:
@@ -74,13 +81,26 @@ class Bucket:
         self.norms[0] = self.check if valid else CHECK_RANGE
         self.norms[1] = CHECK_RANGE - self.check if valid else CHECK_RANGE
 
+    def count_this_rank(self) -> None:
+        """Write 1 into the header of the words, so that their sum counts the ranks that are in it."""
+        self.words[0] = 1
+
+    def per_contributor(self, scale: Any) -> Any:
+        """``scale`` divided by the ranks whose words are in the sum: fewer than the world's after hvd.join."""
+        return scale / int(self.words[0])
+
     def verify_check(self) -> None:
         """Raise DisagreementError, on every rank alike, unless all ranks wrote the same ``check``."""
         if float(self.norms[0]) != CHECK_RANGE - float(self.norms[1]):
-            raise DisagreementError(
-                f"allreduce of {_listed(self.names)}: the ranks' settings or tensors differ (expected one common "
-                "check value, got several); give every rank the same compression settings and the same shapes"
-            )
+            raise DisagreementError(self.disagreement)
+
+    @property
+    def disagreement(self) -> str:
+        """What to say when the check fails."""
+        return (
+            f"allreduce of {_listed(self.names)}: the ranks' settings or tensors differ (expected one common "
+            "check value, got several); give every rank the same compression settings and the same shapes"
+        )
 
 
 class Scheme(Settings, ABC):

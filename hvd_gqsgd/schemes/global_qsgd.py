@@ -51,31 +51,29 @@ class GlobalQSGD(Scheme):
         levels.count_levels(self.bits, size)
 
     def exchange(self, bucket: Bucket, kernels: Kernels, world: World, *, valid: bool = True) -> Exchange:
-        kernels.block_norms(bucket.layout, bucket.tensors, bucket.norms)
         bucket.write_check(valid)
+        kernels.block_norms(bucket.layout, bucket.tensors, bucket.norms)
         yield Max(bucket.norms)
         bucket.verify_check()
+        bucket.count_this_rank()
         kernels.encode(
             bucket.layout,
             bucket.tensors,
             bucket.norms,
             bucket.words,
-            levels=levels.count_levels(self.bits, world.size),
+            levels=world.levels(self.bits),
             seed=self.seed,
             step=bucket.step,
             rank=world.rank,
         )
-        bucket.words[0] = 1
         yield Sum(bucket.words)
 
     def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:
-        # The header counts the ranks whose words are in the sum: fewer than the world's after hvd.join.
-        contributors = int(bucket.words[0])
         kernels.decode(
             bucket.layout,
             out,
             bucket.words,
             bucket.norms,
-            levels=levels.count_levels(self.bits, world.size),
-            factor=scale / contributors,
+            levels=world.levels(self.bits),
+            factor=bucket.per_contributor(scale),
         )

@@ -5,30 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any
 
 import torch
 
 from hvd_gqsgd import schemes
-from hvd_gqsgd.schemes.base import Scheme
+from hvd_gqsgd.schemes.compressor import OnClassOrInstance
 from hvd_gqsgd.torch.engine import Context, engine
-
-
-@cache
-def _defaults(cls: type[Scheme]) -> Scheme:
-    return cls()
-
-
-class _OnClassOrInstance:
-    """A method that, called on the class, acts on an instance with default settings."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self.__doc__ = function.__doc__
-
-    def __get__(self, instance: Scheme | None, cls: type[Scheme]) -> Callable[..., Any]:
-        return partial(self._function, _defaults(cls) if instance is None else instance)
 
 
 def _eager(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,12 +44,12 @@ class GlobalQSGD(schemes.GlobalQSGD):
     Source: Global-QSGD, arXiv 2305.18627, section 4, with one norm per block instead of one per bucket.
     """
 
-    @_OnClassOrInstance
+    @OnClassOrInstance
     def compress(self: GlobalQSGD, tensor: torch.Tensor) -> tuple[torch.Tensor, Context]:
         """For Horovod: take ``tensor`` and return a one-element float32 tensor to reduce, with a context."""
         return _eager(engine.compress)(self, tensor)
 
-    @_OnClassOrInstance
+    @OnClassOrInstance
     def decompress(self: GlobalQSGD, tensor: torch.Tensor, ctx: Context) -> torch.Tensor:
         """For Horovod: the reduced tensor, in the dtype, shape and device of what was compressed."""
         return _eager(engine.decompress)(tensor, ctx)

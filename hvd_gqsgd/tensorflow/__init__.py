@@ -1,0 +1,21 @@
+"""The front end for horovod.tensorflow, in eager mode and in graphs.
+
+from hvd_gqsgd.tensorflow import GlobalQSGD, traffic
+
+compressor  what users pass as ``compression=``
+engine      routes tensors to the exchange that their siblings are in
+exchange    all tensors of one operation on their way, as operators of a graph
+agreement   the gate in front of it: how ranks find out that they differ
+plan        which tensors travel together; names: labels that are the same on every rank
+graph       buffers, kernels, bucket and world of a scheme that becomes a graph
+library     TensorFlow's operators around the compiled kernels (csrc/), and bytes sent beside what Horovod would have sent
+state       the step of the dither, for tf.train.Checkpoint
+calls       which Horovod operation is calling: the one file that knows Horovod's insides
+"""
+
+from hvd_gqsgd.tensorflow.compressor import GlobalQSGD
+from hvd_gqsgd.tensorflow.library import traffic
+from hvd_gqsgd.tensorflow.state import CompressionState
+from hvd_gqsgd.traffic import Traffic
+
+__all__ = ["CompressionState", "GlobalQSGD", "Traffic", "traffic"]

@@ -1,0 +1,220 @@
+"""Which Horovod operation is calling ``compress``: the one file that knows Horovod's insides.
+
+Horovod hands a compressor a tensor and nothing else. Its callers hold the rest (the other gradients of the step, their
+variables, op, process set) as local variables, so this file reads them from the calling frames. AutoGraph runs copies
+of those functions, which keep the names of functions and variables, so frames are recognised by these. Nothing of
+Horovod is patched. What can't be served (Adasum, reducescatter, XLA) is refused here too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+import horovod
+import horovod.tensorflow as hvd
+import tensorflow as tf
+
+from hvd_gqsgd import compat
+from hvd_gqsgd.errors import IncompatibleHorovodError, UnsupportedError
+from hvd_gqsgd.tensorflow.names import labels_of
+
+compat.check_horovod(horovod.__version__)
+
+# AutoGraph puts some 25 frames of its own between compress and the function that has all gradients.
+MOST_FRAMES = 80
+_NEAR = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One operation of Horovod and everything that it reduces.
+
+    operation: for messages. tensors: all of it, None where a variable has no gradient. labels: a name for each.
+    shapes: as the variables have them, where there are variables. arguments: what Horovod was asked for, to be asked
+    again for a gradient of the result (hvd.allreduce and hvd.grouped_allreduce only).
+    """
+
+    operation: str
+    tensors: list[Any]
+    labels: list[str]
+    shapes: list[Any]
+    process_set: hvd.ProcessSet
+    arguments: dict[str, Any] | None
+
+    def index_of(self, tensor: Any) -> int:
+        """Which of ``tensors`` it is."""
+        return next(index for index, other in enumerate(self.tensors) if other is tensor)
+
+
+def caller(tensor: Any, compressor: str) -> Call:
+    """The Horovod operation that compresses ``tensor``; UnsupportedError where it is none that can be served."""
+    # Near, because an operation that only happens to run inside another one's is not part of it.
+    for depth, frame in enumerate(_frames()):
+        name = _name_of(frame)
+        if depth > _NEAR:
+            break
+        if name in _READERS and _READERS[name].variables <= frame.f_locals.keys():
+            return _READERS[name].read(frame, tensor, compressor)
+    raise UnsupportedError(
+        f"{compressor}.compress() of a tensor of shape {tensor.shape}: expected a call from Horovod, got one from "
+        f"elsewhere; write compression={compressor} in hvd.DistributedGradientTape, hvd.DistributedOptimizer, "
+        "hvd.allreduce or hvd.grouped_allreduce"
+    )
+
+
+def _frames() -> Iterator[FrameType]:
+    frame = sys._getframe(2).f_back
+    for _ in range(MOST_FRAMES):
+        if frame is None:
+            return
+        yield frame
+        frame = frame.f_back
+
+
+def _name_of(frame: FrameType) -> str:
+    return frame.f_code.co_name.removeprefix("tf__")
+
+
+def _of_allreduce(frame: FrameType, tensor: Any, compressor: str) -> Call:
+    seen = frame.f_locals
+    gradients = _gradients_around(frame)
+    if gradients is not None:
+        return _of_gradients(gradients, seen["op"], compressor)
+    return _direct(seen, [tensor], "allreduce", compressor)
+
+
+def _of_grouped_allreduce(frame: FrameType, tensor: Any, compressor: str) -> Call:
+    seen = frame.f_locals
+    gradients = _gradients_around(frame)
+    if gradients is not None:
+        return _of_gradients(gradients, seen["op"], compressor)
+    return _direct(seen, seen["tensor_list"], "grouped_allreduce", compressor)
+
+
+def _gradients_around(frame: FrameType) -> FrameType | None:
+    """The frame of a tape or an optimizer that this allreduce belongs to; None for one that a user asked for."""
+    name = _name_of(frame)
+    wrapped = False
+    for depth, outer in enumerate(_frames_above(frame)):
+        if not wrapped and depth <= _NEAR:
+            wrapped = _name_of(outer) == f"_{name}_cond"
+        if wrapped and _name_of(outer) == "allreduce_grads" and outer.f_locals.keys() >= _GRADIENTS:
+            return outer
+        if not wrapped and depth > _NEAR:
+            return None
+    return None
+
+
+def _frames_above(frame: FrameType) -> Iterator[FrameType]:
+    above = frame.f_back
+    for _ in range(MOST_FRAMES):
+        if above is None:
+            return
+        yield above
+        above = above.f_back
+
+
+def _of_gradients(frame: FrameType, op: Any, compressor: str) -> Call:
+    seen = frame.f_locals
+    gradients, variables = seen["grads"], seen["vars"]
+    operation = seen.get("name") or "allreduce_grads"
+    _check_op(op, operation, compressor)
+    if variables is None:
+        names = [f"gradient_{index}" for index in range(len(gradients))]
+        shapes = [None if gradient is None else gradient.shape for gradient in gradients]
+    else:
+        names, shapes = [v.name for v in variables], [v.shape for v in variables]
+    return Call(operation, gradients, labels_of(names), shapes, seen["process_set"], None)
+
+
+def _direct(seen: dict[str, Any], tensors: list[Any], operation: str, compressor: str) -> Call:
+    name = seen["name"]
+    _check_op(seen["op"], f"{operation} of {name!r}", compressor)
+    labels = [name or "noname"] if len(tensors) == 1 else [f"{name or 'noname'}.{i}" for i in range(len(tensors))]
+    arguments = {key: seen[key] for key in _ASKED_AGAIN}
+    shapes = [tensor.shape for tensor in tensors]
+    return Call(f"{operation} of {name!r}", tensors, labels, shapes, seen["process_set"], arguments)
+
+
+def _of_reducescatter(frame: FrameType, tensor: Any, compressor: str) -> Call:
+    raise UnsupportedError(
+        f"{_name_of(frame)} of {frame.f_locals.get('name')!r} with compression={compressor}: quantised gradients are "
+        "exchanged by allreduce; write compression=hvd.Compression.none here, or use hvd.allreduce"
+    )
+
+
+def _check_op(op: Any, operation: str, compressor: str) -> None:
+    if op not in (None, hvd.Average, hvd.Sum):
+        names = {hvd.Adasum: "Adasum", hvd.Min: "Min", hvd.Max: "Max", hvd.Product: "Product"}
+        raise UnsupportedError(
+            f"{operation} with op={names.get(op, op)} and compression={compressor}: expected op Average or Sum; "
+            "write op=hvd.Average, or compression=hvd.Compression.none"
+        )
+
+
+def refuse_xla(operation: str, compressor: str) -> None:
+    """Raise UnsupportedError while a function with jit_compile=True is traced: neither Horovod nor we run there."""
+    for frame in _all_frames():
+        function = frame.f_locals.get("self")
+        if isinstance(function, tf.types.experimental.GenericFunction) and getattr(function, "_jit_compile", None):
+            raise UnsupportedError(
+                f"{operation} with compression={compressor}: expected a function that TensorFlow runs, got one that "
+                "XLA compiles; write tf.function(jit_compile=False), or model.compile(..., jit_compile=False), which "
+                "is not Keras 3's default"
+            )
+
+
+def _all_frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+@dataclass(frozen=True)
+class _Reader:
+    read: Any
+    variables: frozenset[str]
+
+
+def _checked(function: Any, *variables: str) -> frozenset[str]:
+    """``variables``, after a look that a Horovod function still has them."""
+    code = getattr(function, "__code__", function)
+    here = (*code.co_varnames, *code.co_cellvars, *code.co_freevars) if isinstance(code, CodeType) else ()
+    missing = [v for v in variables if v not in here]
+    if missing:
+        raise IncompatibleHorovodError(
+            f"horovod {horovod.__version__}: expected {function} to have the variables {missing}, which it has not; "
+            f"install horovod=={compat.HOROVOD_TESTED}"
+        )
+    return frozenset(variables)
+
+
+def _inner(function: Any, name: str) -> Any:
+    """The code of the function ``name`` that is defined in ``function``, which may be wrapped."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    for code in (function.__code__, *(c.__code__ for c in cells if hasattr(c, "__code__"))):
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType) and constant.co_name == name:
+                return constant
+    return None
+
+
+_ASKED_AGAIN = ("op", "prescale_factor", "postscale_factor", "process_set")
+_GRADIENTS = _checked(
+    _inner(hvd._make_cached_allreduce_grads_fn, "allreduce_grads"), "grads", "vars", "process_set", "op"
+)
+_READERS = {
+    "allreduce": _Reader(_of_allreduce, _checked(hvd.allreduce, "tensor", "compression", "name", *_ASKED_AGAIN)),
+    "grouped_allreduce": _Reader(
+        _of_grouped_allreduce, _checked(hvd.grouped_allreduce, "tensor_list", "compression", "name", *_ASKED_AGAIN)
+    ),
+    "reducescatter": _Reader(_of_reducescatter, _checked(hvd.reducescatter, "tensor", "compression")),
+    "grouped_reducescatter": _Reader(_of_reducescatter, _checked(hvd.grouped_reducescatter, "tensors", "compression")),
+}
+_checked(hvd._allreduce_cond, "tensor", "process_set")
+_checked(hvd._grouped_allreduce_cond, "tensors", "process_set")

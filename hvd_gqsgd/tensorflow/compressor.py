@@ -1,0 +1,50 @@
+"""Compressors in Horovod's shape: ``compression=GlobalQSGD`` or ``compression=GlobalQSGD(bits=4)``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from hvd_gqsgd import schemes
+from hvd_gqsgd.schemes.compressor import OnClassOrInstance
+from hvd_gqsgd.tensorflow.engine import Pending, engine
+from hvd_gqsgd.tensorflow.state import CompressionState, state_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalQSGD(schemes.GlobalQSGD):
+    """Global-QSGD for horovod.tensorflow: unbiased quantised gradients that Horovod's own allreduce sums.
+
+        tape = hvd.DistributedGradientTape(tape, compression=GlobalQSGD)
+        opt = hvd.DistributedOptimizer(opt, compression=GlobalQSGD(bits=4))
+        mean = hvd.allreduce(tensor, name="x", compression=GlobalQSGD)
+
+    Settings (keyword only): bits=8, block_size=256, min_numel=1024, seed=0, as in ``schemes.GlobalQSGD``.
+
+    Raises SettingsError for an unknown setting or a value out of range. On every rank alike: SettingsError for a world
+    too large for ``bits`` and DisagreementError where ranks differ in settings or tensors, in eager mode; a graph that
+    runs can only raise TensorFlow's own errors, so there it is tf.errors.InvalidArgumentError with the same words.
+    While a function is traced: UnsupportedError for op Adasum, Min, Max, Product, for reducescatter, for a tensor
+    without a static shape and for XLA.
+
+    Source: Global-QSGD, arXiv 2305.18627, section 4, with one norm per block instead of one per bucket.
+    """
+
+    @OnClassOrInstance
+    @tf.autograph.experimental.do_not_convert
+    def compress(self: GlobalQSGD, tensor: Any) -> tuple[Any, Pending | None]:
+        """For Horovod: take ``tensor`` and return a one-element float32 tensor to reduce, with a context."""
+        return engine.compress(self, tensor)
+
+    @OnClassOrInstance
+    @tf.autograph.experimental.do_not_convert
+    def decompress(self: GlobalQSGD, tensor: Any, ctx: Pending | None) -> Any:
+        """For Horovod: the reduced tensor, in the dtype and shape of what was compressed."""
+        return engine.decompress(tensor, ctx)
+
+    @OnClassOrInstance
+    def state(self: GlobalQSGD) -> CompressionState:
+        """The step of the dither, shared by equal settings: tf.train.Checkpoint(compression=GlobalQSGD.state())."""
+        return state_of(self)

@@ -1,0 +1,442 @@
+// The kernels as TensorFlow operators, on the CPU: block norms, encode, decode, and two that only order and verify.
+//
+// TensorFlow's side of it goes through its C API (tf_c_api.h), ours through the function pointers of the compiled
+// kernels, so that both frameworks run the same machine code. Nothing here knows Horovod: the collectives between these
+// operators are Horovod's own. What users may get wrong was refused in Python; what is checked here is that tensors have
+// the sizes that the graph was built for.
+#include "../../kernels/csrc/kernels.h"
+#include "tf_c_api.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+namespace {
+
+struct TensorFlow {
+#define FIELD(result, name, arguments) result(*name) arguments = nullptr;
+    GQSGD_TF_FUNCTIONS(FIELD)
+#undef FIELD
+} tf;
+
+// What gqsgd_tf_bind got.
+struct Kernels {
+    decltype(&gqsgd_block_norms) block_norms = nullptr;
+    decltype(&gqsgd_encode) encode = nullptr;
+    decltype(&gqsgd_decode) decode = nullptr;
+    int isa = GQSGD_BASELINE;
+} kernels;
+
+std::atomic<int64_t> sent_bytes{0}, dense_bytes{0};
+std::string failure = "not loaded";
+
+const size_t ITEM_BYTES[] = {4, 2, 2, 8};  // by gqsgd_segment.dtype
+
+struct Status {
+    TF_Status *raw = tf.TF_NewStatus();
+    ~Status() { tf.TF_DeleteStatus(raw); }
+    bool ok() const { return tf.TF_GetCode(raw) == TF_OK; }
+};
+
+// An operator in the middle of a computation; after the first failure everything else does nothing.
+class Call {
+    TF_OpKernelContext *context_;
+    Status status_;
+    std::vector<TF_Tensor *> tensors_;
+
+public:
+    explicit Call(TF_OpKernelContext *context) : context_(context) {}
+    ~Call() {
+        if (!status_.ok()) tf.TF_OpKernelContext_Failure(context_, status_.raw);
+        for (TF_Tensor *tensor : tensors_) tf.TF_DeleteTensor(tensor);
+    }
+    Call(const Call &) = delete;
+
+    bool ok() const { return status_.ok(); }
+
+    void fail(const std::string &message) {
+        if (ok()) tf.TF_SetStatus(status_.raw, TF_INVALID_ARGUMENT, message.c_str());
+    }
+
+    int inputs() const { return tf.TF_NumInputs(context_); }
+
+    TF_Tensor *input(int index) {
+        TF_Tensor *tensor = nullptr;
+        if (ok()) tf.TF_GetInput(context_, index, &tensor, status_.raw);
+        if (tensor) tensors_.push_back(tensor);
+        return tensor;
+    }
+
+    // The elements of an input that must have ``numel`` of them.
+    template <class T> const T *data(int index, int64_t numel) {
+        TF_Tensor *tensor = input(index);
+        if (!tensor) return nullptr;
+        if (tf.TF_TensorElementCount(tensor) != numel)
+            fail(
+                "hvd_gqsgd: input " + std::to_string(index) + ": expected " + std::to_string(numel) +
+                " elements, got " + std::to_string(tf.TF_TensorElementCount(tensor)));
+        return ok() ? (const T *)tf.TF_TensorData(tensor) : nullptr;
+    }
+
+    template <class T> T scalar(int index) {
+        const T *value = data<T>(index, 1);
+        return value ? *value : T();
+    }
+
+    // A fresh output vector.
+    void *vector(int dtype, int64_t numel) {
+        if (!ok()) return nullptr;
+        TF_Tensor *tensor = tf.TF_AllocateOutput(context_, 0, dtype, &numel, 1, (size_t)numel * 4, status_.raw);
+        return keep(tensor);
+    }
+
+    // An output like input 0, in that input's own memory where nobody else needs it any more.
+    void *like_input(const std::vector<int64_t> &dims, bool *in_place) {
+        if (!ok()) return nullptr;
+        const int candidate = 0;
+        int forwarded = -1;
+        TF_Tensor *tensor = tf.TF_ForwardInputOrAllocateOutput(
+            context_, &candidate, 1, 0, dims.data(), (int)dims.size(), &forwarded, status_.raw);
+        *in_place = forwarded == 0;
+        return keep(tensor);
+    }
+
+    void pass_on(TF_Tensor *tensor) {
+        if (ok()) tf.TF_SetOutput(context_, 0, tensor, status_.raw);
+    }
+
+    // The shape of input 0, without holding the tensor: who holds it can't write into it.
+    std::vector<int64_t> dims() {
+        std::vector<int64_t> dims;
+        TF_Tensor *tensor = nullptr;
+        if (ok()) tf.TF_GetInput(context_, 0, &tensor, status_.raw);
+        if (!tensor) return dims;
+        for (int d = 0; d < tf.TF_NumDims(tensor); d++) dims.push_back(tf.TF_Dim(tensor, d));
+        tf.TF_DeleteTensor(tensor);
+        return dims;
+    }
+
+private:
+    void *keep(TF_Tensor *tensor) {
+        if (!tensor || !ok()) return nullptr;
+        tensors_.push_back(tensor);
+        return tf.TF_TensorData(tensor);
+    }
+};
+
+// Attributes, read when a graph's kernel is made.
+class Attributes {
+    TF_OpKernelConstruction *construction_;
+    Status status_;
+
+public:
+    explicit Attributes(TF_OpKernelConstruction *construction) : construction_(construction) {}
+    ~Attributes() {
+        if (!status_.ok()) tf.TF_OpKernelConstruction_Failure(construction_, status_.raw);
+    }
+
+    int64_t integer(const char *name) {
+        int64_t value = 0;
+        if (status_.ok()) tf.TF_OpKernelConstruction_GetAttrInt64(construction_, name, &value, status_.raw);
+        return value;
+    }
+
+    std::vector<int64_t> integers(const char *name) {
+        std::vector<int64_t> values(size_of(name, true));
+        if (status_.ok() && !values.empty())
+            tf.TF_OpKernelConstruction_GetAttrInt64List(
+                construction_, name, values.data(), (int)values.size(), status_.raw);
+        return values;
+    }
+
+    std::string text(const char *name) {
+        std::vector<char> value(size_of(name, false) + 1);
+        if (status_.ok())
+            tf.TF_OpKernelConstruction_GetAttrString(construction_, name, value.data(), value.size() - 1, status_.raw);
+        return value.data();
+    }
+
+private:
+    size_t size_of(const char *name, bool list) {
+        int32_t count = 0, total = 0;
+        if (status_.ok()) tf.TF_OpKernelConstruction_GetAttrSize(construction_, name, &count, &total, status_.raw);
+        const int32_t size = list ? count : total;
+        return status_.ok() && size > 0 ? (size_t)size : 0;
+    }
+};
+
+// The parts of tensors that an operator works on: rows of layout.SEGMENT, and where each part begins in its tensor.
+struct Parts {
+    std::vector<gqsgd_segment> segments;
+    std::vector<int64_t> starts;
+    int64_t block_size;
+    int threads;
+
+    explicit Parts(Attributes &attributes) {
+        const std::vector<int64_t> rows = attributes.integers("segments");
+        static_assert(sizeof(gqsgd_segment) == 5 * sizeof(int64_t), "a row of layout.SEGMENT");
+        segments.resize(rows.size() / 5);
+        if (!segments.empty()) memcpy(segments.data(), rows.data(), segments.size() * sizeof(gqsgd_segment));
+        starts = attributes.integers("starts");
+        block_size = attributes.integer("block_size");
+        threads = (int)attributes.integer("threads");
+    }
+
+    int64_t count() const { return (int64_t)segments.size(); }
+
+    int64_t bytes() const {
+        int64_t total = 0;
+        for (const gqsgd_segment &segment : segments) total += segment.numel * (int64_t)ITEM_BYTES[segment.dtype];
+        return total;
+    }
+
+    // Address of part ``index`` in a tensor of ``numel`` elements at ``data``.
+    uint64_t address(Call &call, int64_t index, const void *data, int64_t numel) const {
+        const gqsgd_segment &segment = segments[index];
+        if (starts[index] + segment.numel > numel)
+            call.fail(
+                "hvd_gqsgd: a tensor changed its shape: expected at least " +
+                std::to_string(starts[index] + segment.numel) + " elements, got " + std::to_string(numel));
+        return (uint64_t)data + (uint64_t)starts[index] * ITEM_BYTES[segment.dtype];
+    }
+
+    std::vector<uint64_t> addresses(Call &call) const {
+        std::vector<uint64_t> found(segments.size());
+        for (int64_t index = 0; index < count() && call.ok(); index++) {
+            TF_Tensor *tensor = call.input((int)index);
+            if (tensor)
+                found[index] = address(call, index, tf.TF_TensorData(tensor), tf.TF_TensorElementCount(tensor));
+        }
+        return found;
+    }
+};
+
+struct BlockNorms {
+    static constexpr const char *NAME = "HvdGqsgdBlockNorms";
+    Parts parts;
+    int64_t numel, header[2];
+
+    explicit BlockNorms(Attributes a)
+        : parts(a), numel(a.integer("norms_numel")), header{a.integer("header0"), a.integer("header1")} {}
+
+    void compute(Call &call) {
+        const std::vector<uint64_t> addresses = parts.addresses(call);
+        float *norms = (float *)call.vector(TF_FLOAT, numel);
+        if (!call.ok()) return;
+        norms[0] = (float)header[0];
+        norms[1] = (float)header[1];
+        kernels.block_norms(
+            parts.segments.data(), addresses.data(), parts.count(), parts.block_size, norms, parts.threads,
+            kernels.isa);
+        dense_bytes += parts.bytes();
+        sent_bytes += numel * 4;
+    }
+
+};
+
+struct Encode {
+    static constexpr const char *NAME = "HvdGqsgdEncode";
+    Parts parts;
+    int64_t bits, seed, norms_numel, words_numel;
+
+    explicit Encode(Attributes a)
+        : parts(a), bits(a.integer("bits")), seed(a.integer("seed")), norms_numel(a.integer("norms_numel")),
+          words_numel(a.integer("words_numel")) {}
+
+    void compute(Call &call) {
+        const int after = (int)parts.count();
+        const std::vector<uint64_t> addresses = parts.addresses(call);
+        const float *norms = call.data<float>(after, norms_numel);
+        const int32_t levels = call.scalar<int32_t>(after + 1);
+        const int64_t step = call.scalar<int64_t>(after + 2);
+        const int32_t rank = call.scalar<int32_t>(after + 3);
+        int32_t *words = (int32_t *)call.vector(TF_INT32, words_numel);
+        if (!call.ok()) return;
+        words[0] = 1;
+        kernels.encode(
+            parts.segments.data(), addresses.data(), parts.count(), parts.block_size, (int)bits, levels,
+            (uint64_t)seed, (uint64_t)step, (uint64_t)rank, norms, words, parts.threads, kernels.isa);
+        sent_bytes += words_numel * 4;
+    }
+};
+
+// One part of one tensor. A tensor in several parts goes through several of these, one after the other.
+struct Decode {
+    static constexpr const char *NAME = "HvdGqsgdDecode";
+    Parts parts;
+    int64_t bits, norms_numel, words_numel, first;
+
+    explicit Decode(Attributes a)
+        : parts(a), bits(a.integer("bits")), norms_numel(a.integer("norms_numel")),
+          words_numel(a.integer("words_numel")), first(a.integer("first")) {}
+
+    void compute(Call &call) {
+        const int32_t *words = call.data<int32_t>(1, words_numel);
+        const float *norms = call.data<float>(2, norms_numel);
+        const int32_t levels = call.scalar<int32_t>(3);
+        const float scale = call.scalar<float>(4);
+        const std::vector<int64_t> dims = call.dims();
+        bool in_place = false;
+        void *out = call.like_input(dims, &in_place);
+        int64_t numel = 1;
+        for (int64_t dim : dims) numel *= dim;
+        if (!call.ok()) return;
+        if (!in_place && !first) {
+            // The parts before this one are in the input.
+            TF_Tensor *input = call.input(0);
+            if (!call.ok()) return;
+            memcpy(out, tf.TF_TensorData(input), tf.TF_TensorByteSize(input));
+        }
+        const uint64_t address = parts.address(call, 0, out, numel);
+        // The header counts the ranks whose words are in the sum: fewer than the world's after hvd.join.
+        if (words[0] <= 0) call.fail("hvd_gqsgd: the sum of the words counts no rank");
+        if (!call.ok()) return;
+        const double unit = (double)scale / words[0] / levels;
+        kernels.decode(
+            parts.segments.data(), &address, 1, parts.block_size, (int)bits, unit, words, norms, parts.threads,
+            kernels.isa);
+    }
+};
+
+// Passes norms on if every rank wrote the same check into their header (schemes.base.Bucket.verify_check).
+struct Verify {
+    static constexpr const char *NAME = "HvdGqsgdVerify";
+    int64_t range;
+    std::string message;
+
+    explicit Verify(Attributes a) : range(a.integer("range")), message(a.text("message")) {}
+
+    void compute(Call &call) {
+        TF_Tensor *norms = call.input(0);
+        if (!norms) return;
+        const float *header = (const float *)tf.TF_TensorData(norms);
+        if (tf.TF_TensorElementCount(norms) < 2 || (double)header[0] != (double)range - (double)header[1])
+            call.fail(message);
+        call.pass_on(norms);
+    }
+};
+
+// Passes its first input on once the second is there, and counts what is about to be sent.
+struct After {
+    static constexpr const char *NAME = "HvdGqsgdAfter";
+    int64_t sent, dense;
+
+    explicit After(Attributes a) : sent(a.integer("sent_bytes")), dense(a.integer("dense_bytes")) {}
+
+    void compute(Call &call) {
+        TF_Tensor *value = call.input(0);
+        if (!value) return;
+        call.pass_on(value);
+        sent_bytes += sent;
+        dense_bytes += dense;
+    }
+};
+
+template <class Op> void *create(TF_OpKernelConstruction *construction) { return new Op(Attributes(construction)); }
+template <class Op> void destroy(void *op) { delete (Op *)op; }
+template <class Op> void compute(void *op, TF_OpKernelContext *context) {
+    Call call(context);
+    ((Op *)op)->compute(call);
+}
+
+void shape_unknown(TF_ShapeInferenceContext *context, TF_Status *status) {
+    tf.TF_ShapeInferenceContextSetUnknownShape(context, status);
+}
+
+void shape_of_input(TF_ShapeInferenceContext *context, TF_Status *status) {
+    TF_ShapeHandle *shape = tf.TF_NewShapeHandle();
+    tf.TF_ShapeInferenceContextGetInput(context, 0, shape, status);
+    if (tf.TF_GetCode(status) == TF_OK) tf.TF_ShapeInferenceContextSetOutput(context, 0, shape, status);
+    tf.TF_DeleteShapeHandle(shape);
+}
+
+using Lines = std::vector<const char *>;
+
+template <class Op>
+void define(
+    const Lines &attributes, const Lines &inputs, const char *output,
+    void (*shape)(TF_ShapeInferenceContext *, TF_Status *)) {
+    if (!failure.empty()) return;
+    const Status status;
+    TF_OpDefinitionBuilder *op = tf.TF_NewOpDefinitionBuilder(Op::NAME);
+    for (const char *line : attributes) tf.TF_OpDefinitionBuilderAddAttr(op, line);
+    for (const char *line : inputs) tf.TF_OpDefinitionBuilderAddInput(op, line);
+    tf.TF_OpDefinitionBuilderAddOutput(op, output);
+    tf.TF_OpDefinitionBuilderSetShapeInferenceFunction(op, shape);
+    tf.TF_RegisterOpDefinition(op, status.raw);
+    if (status.ok())
+        tf.TF_RegisterKernelBuilder(
+            Op::NAME, tf.TF_NewKernelBuilder(Op::NAME, "CPU", create<Op>, compute<Op>, destroy<Op>), status.raw);
+    if (!status.ok()) failure = std::string(Op::NAME) + ": " + tf.TF_Message(status.raw);
+}
+
+bool find_tensorflow() {
+    // By its name and not by a path: the one that this process has loaded already, or none.
+    void *library = dlopen("libtensorflow_framework.so.2", RTLD_LAZY | RTLD_NOLOAD);
+    if (!library) {
+        failure = "libtensorflow_framework.so.2 is not loaded";
+        return false;
+    }
+    failure.clear();
+    const auto find = [&](const char *name) {
+        void *found = dlsym(library, name);
+        if (!found) failure = std::string("this TensorFlow has no ") + name;
+        return found;
+    };
+#define FIND(result, name, arguments) tf.name = (result(*) arguments)find(#name);
+    GQSGD_TF_FUNCTIONS(FIND)
+#undef FIND
+    return failure.empty();
+}
+
+// While TensorFlow loads this library it listens for operators that register themselves.
+void register_all() {
+    if (!find_tensorflow()) return;
+#define PARTS "segments: list(int)", "starts: list(int)", "block_size: int", "threads: int"
+#define FLOATS "{float, half, bfloat16, double}"
+    define<BlockNorms>(
+        {"T: list(" FLOATS ")", PARTS, "norms_numel: int", "header0: int", "header1: int"},
+        {"tensors: T", "gate: float"}, "norms: float", shape_unknown);
+    define<Encode>(
+        {"T: list(" FLOATS ")", PARTS, "bits: int", "seed: int", "norms_numel: int", "words_numel: int"},
+        {"tensors: T", "norms: float", "levels: int32", "step: int64", "rank: int32"}, "words: int32", shape_unknown);
+    define<Decode>(
+        {"T: " FLOATS, PARTS, "bits: int", "norms_numel: int", "words_numel: int", "first: int"},
+        {"like: T", "words: int32", "norms: float", "levels: int32", "scale: float"}, "out: T", shape_of_input);
+    define<Verify>({"range: int", "message: string"}, {"norms: float"}, "verified: float", shape_of_input);
+    define<After>(
+        {"T: type", "sent_bytes: int", "dense_bytes: int"}, {"value: T", "gate: float"}, "out: T", shape_of_input);
+#undef PARTS
+#undef FLOATS
+}
+
+// Below everything that it uses: statics of a file are made in their order.
+const struct Registration {
+    Registration() { register_all(); }
+} registration;
+
+}  // namespace
+
+extern "C" {
+
+// Why the operators are not registered; empty if they are.
+GQSGD_API const char *gqsgd_tf_failure(void) { return failure.c_str(); }
+
+// The compiled kernels to use from now on.
+GQSGD_API void gqsgd_tf_bind(void *block_norms, void *encode, void *decode, int isa) {
+    kernels = {
+        (decltype(&gqsgd_block_norms))block_norms, (decltype(&gqsgd_encode))encode, (decltype(&gqsgd_decode))decode,
+        isa};
+}
+
+// Payload bytes handed to Horovod since the last reset, and what the same tensors are in their own dtypes.
+GQSGD_API void gqsgd_tf_traffic(int64_t *sent, int64_t *dense) {
+    *sent = sent_bytes;
+    *dense = dense_bytes;
+}
+
+GQSGD_API void gqsgd_tf_reset_traffic(void) { sent_bytes = dense_bytes = 0; }
+}

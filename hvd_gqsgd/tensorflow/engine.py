@@ -1,0 +1,153 @@
+"""Routes each tensor that Horovod asks to compress, and keeps the exchange that its siblings are in."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from threading import local
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import horovod.tensorflow as hvd
+import tensorflow as tf
+
+from hvd_gqsgd.errors import UnsupportedError
+from hvd_gqsgd.schemes.agreement import digest
+from hvd_gqsgd.schemes.base import Scheme, World
+from hvd_gqsgd.tensorflow import calls
+from hvd_gqsgd.tensorflow.calls import Call
+from hvd_gqsgd.tensorflow.exchange import Exchange
+from hvd_gqsgd.tensorflow.graph import GraphWorld
+from hvd_gqsgd.tensorflow.plan import is_ours
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """A tensor whose result an exchange has."""
+
+    exchange: Exchange
+    index: int
+    tensor: Any
+    scheme: Scheme
+    call: Call
+
+
+class Engine:
+    """Finds or makes the exchange of each tensor."""
+
+    def __init__(self) -> None:
+        self._latest = local()
+        self._names = _Names()
+
+    def compress(self, scheme: Scheme, tensor: Any) -> tuple[Any, Pending | None]:
+        """What Horovod is to reduce in place of ``tensor``, and the context for ``decompress``."""
+        compressor = type(scheme).__name__
+        if isinstance(tensor, tf.Variable):
+            tensor = tf.convert_to_tensor(tensor)
+        call = calls.caller(tensor, compressor)
+        if not is_ours(tensor) or (call.arguments is not None and not _is_large(scheme, tensor)):
+            return tensor, None
+        if not _elastic() and not _shared(call.process_set):
+            return tensor, None
+        exchange, call = self._exchange(scheme, call, compressor)
+        pending = Pending(exchange, call.index_of(tensor), tensor, scheme, call)
+        return exchange.send(pending.index), pending
+
+    def decompress(self, reduced: Any, pending: Pending | None) -> Any:
+        """The tensor that Horovod's caller gets, from what Horovod made of ``compress``'s first result."""
+        if pending is None:
+            return reduced
+        result = pending.exchange.result(pending.index, reduced)
+        return result if pending.call.arguments is None else _differentiable(pending, result)
+
+    def _exchange(self, scheme: Scheme, call: Call, compressor: str) -> tuple[Exchange, Call]:
+        """The exchange of ``call``, made in the graph of its tensors when the first of them comes."""
+        latest = getattr(self._latest, "value", None)
+        if latest is not None and latest[0] == scheme and latest[1].tensors is call.tensors:
+            return latest[2], latest[1]
+        with _graph_of(call, compressor):
+            calls.refuse_xla(call.operation, compressor)
+            world, shared = _world(call.process_set)
+            exchange = Exchange(scheme, call, world, shared, self._names.of(call))
+        self._latest.value = (scheme, call, exchange)
+        return exchange, call
+
+
+class _Names:
+    """Names of exchanges: the same on every rank, though ranks may differ in what they exchange.
+
+    A number for each set of labels, in the order in which this process met them, then one within a graph: so a graph that
+    one rank traces again has the names that it had, and a rank that gets its settings or shapes wrong meets the others.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[int, str], int] = {}
+        self._in_graph: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
+
+    def of(self, call: Call) -> str:
+        process_set = call.process_set.process_set_id
+        if call.arguments is None:
+            seen = {key for key in self._numbers if key[0] == process_set}
+            number = self._numbers.setdefault((process_set, digest(*sorted(call.labels))), len(seen))
+            name = f"hvd_gqsgd.{process_set}.{number}"
+        else:
+            name = f"hvd_gqsgd.{process_set}.{digest(*call.labels)}"
+        if tf.executing_eagerly():
+            return name
+        counts = self._in_graph.setdefault(tf.compat.v1.get_default_graph(), {})
+        counts[name] = counts.get(name, -1) + 1
+        return f"{name}.{counts[name]}"
+
+
+def _graph_of(call: Call, compressor: str) -> Any:
+    """The graph that the siblings share. Horovod asks for each of them inside a tf.cond of its own."""
+    if call.arguments is not None or tf.executing_eagerly():
+        return nullcontext()
+    outer = getattr(tf.compat.v1.get_default_graph(), "outer_graph", None)
+    if outer is None:
+        raise UnsupportedError(
+            f"{call.operation} with compression={compressor}: expected TensorFlow 2's control flow, got TensorFlow 1's; "
+            "leave out tf.compat.v1.disable_v2_behavior() and tf.compat.v1.disable_control_flow_v2()"
+        )
+    return outer.as_default()
+
+
+def _differentiable(pending: Pending, result: Any) -> Any:
+    """``result``, whose gradient is reduced as the tensor was, compressed as with Compression.fp16."""
+
+    @tf.custom_gradient
+    def reduced(tensor: Any) -> Any:
+        def backward(gradient: Any) -> Any:
+            return hvd.allreduce(gradient, compression=pending.scheme, **pending.call.arguments)
+
+        return tf.stop_gradient(result), backward
+
+    return reduced(pending.tensor)
+
+
+def _world(process_set: hvd.ProcessSet) -> tuple[World, Any]:
+    """The world, and whether it has more than one rank: None where it has, as far as this graph lives."""
+    if not _elastic():
+        return World(process_set.size(), process_set.rank()), None
+    number = process_set.process_set_id
+    size, rank = hvd.size_op(number), hvd.rank_op()
+    included = tf.equal(hvd.process_set_included_op(number), 1)
+    return GraphWorld(size, rank), tf.logical_and(included, size > 1)
+
+
+def _elastic() -> bool:
+    return bool(int(os.environ.get("HOROVOD_ELASTIC", 0)))
+
+
+def _shared(process_set: hvd.ProcessSet) -> bool:
+    # A rank outside of the process set has no size here; Horovod says so itself.
+    return bool(process_set.included()) and process_set.size() > 1
+
+
+def _is_large(scheme: Scheme, tensor: Any) -> bool:
+    numel = tensor.shape.num_elements()
+    return numel is None or scheme.compresses(numel)
+
+
+engine = Engine()

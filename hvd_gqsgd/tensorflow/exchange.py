@@ -1,0 +1,116 @@
+"""All tensors of one operation on their way: a scheme's generator, run once, as operators of the graph.
+
+Every collective is an operator of Horovod's with a name of its own, so a bucket leaves as soon as its gradients are
+there, and TensorFlow overlaps what does not wait for each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import horovod.tensorflow as hvd
+import tensorflow as tf
+
+from hvd_gqsgd.schemes.agreement import Statement
+from hvd_gqsgd.schemes.base import Max, Scheme, World
+from hvd_gqsgd.tensorflow.agreement import Parties
+from hvd_gqsgd.tensorflow.calls import Call
+from hvd_gqsgd.tensorflow.graph import Buffer, GraphBucket, GraphKernels, PartBuffer, after
+from hvd_gqsgd.tensorflow.plan import Load, Plan
+from hvd_gqsgd.tensorflow.state import state_of
+
+#: A probe is one float32.
+PROBE_BYTES = 4
+
+
+class Exchange:
+    """What one operation makes of its tensors.
+
+    world: as tensors where an elastic run may change it. shared: a bool tensor, whether there is anybody to exchange
+    with when the graph runs; None where that is known to be so. name: of the collectives, the same on every rank.
+    """
+
+    def __init__(self, scheme: Scheme, call: Call, world: World, shared: Any, name: str) -> None:
+        self._scheme = scheme
+        self._call = call
+        self._world = world
+        self._name = name
+        self._plan = Plan.of(scheme, call)
+        check = self._plan.check_value(scheme)
+        self._kernels = GraphKernels(check)
+        self._buckets = [
+            GraphBucket(load.layout, load.names, check, norms=Buffer(), words=Buffer()) for load in self._plan.loads
+        ]
+        # An elastic run learns its size when the graph runs, and GraphWorld.levels says it there.
+        self._problem = scheme.misfit(world.size) if isinstance(world.size, int) else ""
+        tensors = self._run() if shared is None else tf.cond(shared, self._run, self._nothing)
+        self._keep(tensors)
+
+    def send(self, index: int) -> Any:
+        """What Horovod is to reduce for the tensor with number ``index``.
+
+        For one that is compressed a probe: a 1, which returns as the factor that the user asked for.
+        """
+        tensor = self._call.tensors[index]
+        if self._compresses(index):
+            return after(tf.ones([1]), self._gate, sent_bytes=PROBE_BYTES)
+        nbytes = (tensor.shape.num_elements() or 0) * tensor.dtype.size
+        return after(tensor, self._gate, sent_bytes=nbytes, dense_bytes=nbytes)
+
+    def result(self, index: int, reduced: Any) -> Any:
+        """The reduced tensor with number ``index``, from what Horovod made of what was sent."""
+        if not self._compresses(index):
+            return reduced
+        tensor = self._call.tensors[index]
+        for load, member in self._plan.places_of(index):
+            part = self._plan.loads[load].parts[member]
+            asked: list[PartBuffer | None] = [None] * len(self._plan.loads[load].parts)
+            asked[member] = buffer = PartBuffer(tensor, part.start)
+            self._scheme.decode(self._buckets[load], self._kernels, self._world, asked, scale=reduced[0])
+            tensor = buffer.tensor
+        return tensor
+
+    def _compresses(self, index: int) -> bool:
+        # With a problem here, every rank fails at the gate.
+        return not self._problem and bool(self._plan.places_of(index))
+
+    def _run(self) -> list[Any]:
+        """Everything up to the sums; the tensors that ``_keep`` takes apart again."""
+        step = state_of(self._scheme).next_step()
+        statement = Statement.of(self._scheme, [str(spec) for spec in self._plan.specs], self._problem)
+        parties = Parties(self._world, self._call.process_set, self._name, self._call.operation)
+        gate = parties.gate(statement, self._plan.check_value(self._scheme), step)
+        sums = [gate]
+        self._kernels.gate = gate
+        if not self._problem:
+            for number, load in enumerate(self._plan.loads):
+                self._exchange(number, load, step)
+                sums += [self._buckets[number].norms.tensor, self._buckets[number].words.tensor]
+        return sums
+
+    def _nothing(self) -> list[Any]:
+        """As many tensors as ``_run`` gives, for ranks that are alone."""
+        sums = [tf.zeros([])]
+        for load in self._plan.loads:
+            sums += [tf.zeros([load.layout.norms_numel]), tf.zeros([load.layout.words_numel], tf.int32)]
+        return sums
+
+    def _keep(self, tensors: list[Any]) -> None:
+        gate, *rest = tensors
+        self._gate = gate
+        for bucket in self._buckets if not self._problem else ():
+            bucket.norms.tensor, bucket.words.tensor, *rest = rest
+
+    def _exchange(self, number: int, load: Load, step: Any) -> None:
+        bucket = self._buckets[number]
+        bucket.step = step
+        bucket.tensors = [PartBuffer(self._call.tensors[part.spec.index], part.start) for part in load.parts]
+        for turn, collective in enumerate(self._scheme.exchange(bucket, self._kernels, self._world)):
+            op = hvd.Max if isinstance(collective, Max) else hvd.Sum
+            collective.buffer.tensor = self._allreduce(collective.buffer.tensor, op, f"{number}.{turn}")
+        bucket.tensors = ()
+
+    def _allreduce(self, tensor: Any, op: Any, what: str) -> Any:
+        return hvd.allreduce(
+            tensor, op=op, name=f"{self._name}.{what}", process_set=self._call.process_set, ignore_name_scope=True
+        )

@@ -1,0 +1,160 @@
+"""Buffers, kernels, bucket and world of a scheme whose every step becomes an operator of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from hvd_gqsgd.kernels.base import Kernels
+from hvd_gqsgd.kernels.layout import Layout
+from hvd_gqsgd.maths.levels import max_lane_sum
+from hvd_gqsgd.schemes.base import CHECK_RANGE, Bucket, World
+from hvd_gqsgd.tensorflow.library import operators
+
+#: Gradients that can be compressed, with their names in the kernels' interface.
+DTYPE_NAMES = {tf.float32: "float32", tf.float16: "float16", tf.bfloat16: "bfloat16", tf.float64: "float64"}
+
+
+@dataclass
+class Buffer:
+    """A buffer whose contents are a tensor of the graph: who writes to it puts another tensor here."""
+
+    tensor: Any = None
+
+
+@dataclass
+class PartBuffer(Buffer):
+    """Elements [start, start + numel) of a tensor; the layout knows numel."""
+
+    start: int = 0
+
+
+class GraphKernels(Kernels):
+    """The compiled kernels as operators: norms, words and tensors are ``Buffer``, step, rank and levels are tensors."""
+
+    name = "graph"
+
+    def __init__(self, check: int) -> None:
+        #: A tensor that block norms wait for. Not a control dependency: Grappler runs what has constant inputs, as
+        #: gradients may be, ahead of time and once for all, with the collectives behind it.
+        self.gate: Any = None
+        self._header = (check, CHECK_RANGE - check)
+        self._threads = tf.config.threading.get_intra_op_parallelism_threads()
+
+    def block_norms(self, layout: Layout, tensors: Sequence[PartBuffer], norms: Buffer) -> None:
+        norms.tensor = operators.hvd_gqsgd_block_norms(
+            tensors=[part.tensor for part in tensors],
+            gate=self.gate,
+            header0=self._header[0],
+            header1=self._header[1],
+            norms_numel=layout.norms_numel,
+            **self._parts(layout, tensors),
+        )
+        norms.tensor.set_shape([layout.norms_numel])
+
+    def encode(
+        self,
+        layout: Layout,
+        tensors: Sequence[PartBuffer],
+        norms: Buffer,
+        words: Buffer,
+        *,
+        levels: Any,
+        seed: int,
+        step: Any,
+        rank: Any,
+    ) -> None:
+        words.tensor = operators.hvd_gqsgd_encode(
+            tensors=[part.tensor for part in tensors],
+            norms=norms.tensor,
+            levels=levels,
+            step=step,
+            rank=rank,
+            # Attributes are signed; the kernels take all 64 bits.
+            seed=seed - (1 << 64) if seed >> 63 else seed,
+            bits=layout.bits,
+            norms_numel=layout.norms_numel,
+            words_numel=layout.words_numel,
+            **self._parts(layout, tensors),
+        )
+        words.tensor.set_shape([layout.words_numel])
+
+    def decode(
+        self,
+        layout: Layout,
+        tensors: Sequence[PartBuffer | None],
+        words: Buffer,
+        norms: Buffer,
+        *,
+        levels: Any,
+        factor: Any,
+    ) -> None:
+        """As in ``Kernels``; None for a tensor that is not asked for, ``factor`` not yet divided by contributors."""
+        for index, part in enumerate(tensors):
+            if part is not None:
+                part.tensor = operators.hvd_gqsgd_decode(
+                    like=part.tensor,
+                    words=words.tensor,
+                    norms=norms.tensor,
+                    levels=levels,
+                    scale=factor,
+                    bits=layout.bits,
+                    norms_numel=layout.norms_numel,
+                    words_numel=layout.words_numel,
+                    first=int(part.start == 0),
+                    **self._parts(layout, tensors, index, index + 1),
+                )
+
+    def _parts(
+        self, layout: Layout, parts: Sequence[PartBuffer | None], begin: int = 0, end: int | None = None
+    ) -> dict[str, Any]:
+        return {
+            "segments": layout.segments[begin:end].view("int64").tolist(),
+            "starts": [part.start for part in parts[begin:end] if part is not None],
+            "block_size": layout.block_size,
+            "threads": self._threads,
+        }
+
+
+class GraphBucket(Bucket):
+    """A bucket of ``Buffer``: its headers are written and read by the operators themselves."""
+
+    def write_check(self, valid: bool) -> None:
+        """The operator for block norms writes it. What is not valid never gets this far (agreement.py)."""
+        assert valid
+
+    def count_this_rank(self) -> None:
+        """The operator for encoding does."""
+
+    def per_contributor(self, scale: Any) -> Any:
+        """``scale`` as it is: the operator for decoding divides."""
+        return scale
+
+    def verify_check(self) -> None:
+        """Raise tf.errors.InvalidArgumentError when the graph runs, on every rank alike, where the checks differ."""
+        self.norms.tensor = operators.hvd_gqsgd_verify(
+            norms=self.norms.tensor, range=CHECK_RANGE, message=self.disagreement
+        )
+
+
+@dataclass(frozen=True)
+class GraphWorld(World):
+    """A world whose size and rank are tensors, because an elastic run changes them under a graph."""
+
+    size: Any
+    rank: Any
+
+    def levels(self, bits: int) -> Any:
+        """As in ``World``, but tf.errors.InvalidArgumentError when the graph runs."""
+        levels = max_lane_sum(bits) // self.size
+        message = f"GlobalQSGD(bits={bits}): expected at most {max_lane_sum(bits)} ranks; write more bits; got ranks: "
+        with tf.control_dependencies([tf.debugging.Assert(levels > 0, [message, self.size])]):
+            return tf.identity(levels)
+
+
+def after(value: Any, gate: Any, *, sent_bytes: int = 0, dense_bytes: int = 0) -> Any:
+    """``value`` once ``gate`` (float32) is there, and count what is about to be sent."""
+    return operators.hvd_gqsgd_after(value=value, gate=gate, sent_bytes=sent_bytes, dense_bytes=dense_bytes)

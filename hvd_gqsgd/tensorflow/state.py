@@ -1,0 +1,48 @@
+"""What a compressor remembers from step to step, as TensorFlow variables."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import tensorflow as tf
+
+from hvd_gqsgd.schemes.base import Scheme
+
+
+class CompressionState(tf.Module):
+    """The state of all compressors with the same settings; save and restore it with tf.train.Checkpoint.
+
+    step: int64 (), exchanges made so far: the part of the dither's key that makes it fresh each time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="hvd_gqsgd")
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+
+    def next_step(self) -> Any:
+        """The number of an exchange that no exchange before it had, as a tensor; counts on when the graph runs."""
+        return self.step.assign_add(1, read_value=True) - 1
+
+
+class _Eager:
+    """Stands for "no graph" among the graphs."""
+
+
+_EAGER = _Eager()
+_states: MutableMapping[Any, dict[Scheme, CompressionState]] = WeakKeyDictionary()
+
+
+def state_of(scheme: Scheme) -> CompressionState:
+    """The state of ``scheme``, made when it is first asked for.
+
+    Equal settings share it, because ``compression=GlobalQSGD(bits=4)`` may be written in the loop over steps.
+    """
+    # A graph that is being traced can't own a variable; TensorFlow 1's sessions have one state for each graph.
+    with tf.init_scope():
+        home = _EAGER if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        states = _states.setdefault(home, {})
+        if scheme not in states:
+            states[scheme] = CompressionState()
+        return states[scheme]
