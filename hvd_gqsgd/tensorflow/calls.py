@@ -160,7 +160,7 @@ def refuse_xla(operation: str, compressor: str) -> None:
     """Raise UnsupportedError while a function with jit_compile=True is traced: neither Horovod nor we run there."""
     for frame in _all_frames():
         function = frame.f_locals.get("self")
-        if isinstance(function, tf.types.experimental.GenericFunction) and getattr(function, "_jit_compile", None):
+        if isinstance(function, _TRACED) and getattr(function, "_jit_compile", None):
             raise UnsupportedError(
                 f"{operation} with compression={compressor}: expected a function that TensorFlow runs, got one that "
                 "XLA compiles; write tf.function(jit_compile=False), or model.compile(..., jit_compile=False), which "
@@ -204,6 +204,7 @@ def _inner(function: Any, name: str) -> Any:
     return None
 
 
+_TRACED = type(tf.function(lambda: None))
 _ASKED_AGAIN = ("op", "prescale_factor", "postscale_factor", "process_set")
 _GRADIENTS = _checked(
     _inner(hvd._make_cached_allreduce_grads_fn, "allreduce_grads"), "grads", "vars", "process_set", "op"
