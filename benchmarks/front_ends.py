@@ -95,7 +95,9 @@ def through_numpy_function(gradients: list[Any], buckets: Any) -> list[Any]:
             compiled.block_norms(layout, [f.ravel()[p.start :] for f, p in zip(flats, bucket, strict=True)], norms)
             return norms
 
-        def words_of(norms: np.ndarray, *flats: np.ndarray, bucket: Any = bucket, layout: Layout = layout) -> np.ndarray:
+        def words_of(
+            norms: np.ndarray, *flats: np.ndarray, bucket: Any = bucket, layout: Layout = layout
+        ) -> np.ndarray:
             words = np.empty(layout.words_numel, np.int32)
             parts = [f.ravel()[p.start :] for f, p in zip(flats, bucket, strict=True)]
             compiled.encode(layout, parts, norms, words, levels=LEVELS, seed=0, step=1, rank=0)

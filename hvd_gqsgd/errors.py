@@ -9,6 +9,10 @@ from __future__ import annotations
 class GQSGDError(Exception):
     """Base of every exception that this package raises on purpose."""
 
+    # TensorFlow's AutoGraph raises what it catches again, with a trace of the user's code; of the same type only where it
+    # finds that this is how it is made.
+    __init__ = Exception.__init__
+
 
 class SettingsError(GQSGDError, ValueError):
     """A setting has a value or a name that no compressor takes."""

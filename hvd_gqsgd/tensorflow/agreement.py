@@ -82,8 +82,9 @@ class Parties:
         return verdict(self.operation, {rank: Statement.from_bytes(text) for rank, text in said.items()})
 
     def _gather(self, text: Any, slot_bytes: int, kind: str) -> Any:
-        def slots(text: bytes, size: int, rank: int) -> np.ndarray:
-            return pack(text, slot_bytes, int(size), int(rank))
+        def slots(text: Any, size: Any, rank: Any) -> np.ndarray:
+            # Bytes when a graph runs, an array of them in eager mode.
+            return pack(np.asarray(text, object).item(), slot_bytes, int(size), int(rank))
 
         packed = tf.numpy_function(slots, [text, self.world.size, self.world.rank], tf.int32)
         packed.set_shape([None, 1 + slot_bytes // 4])

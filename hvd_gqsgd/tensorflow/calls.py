@@ -92,7 +92,13 @@ def _of_grouped_allreduce(frame: FrameType, tensor: Any, compressor: str) -> Cal
     gradients = _gradients_around(frame)
     if gradients is not None:
         return _of_gradients(gradients, seen["op"], compressor)
-    return _direct(seen, seen["tensor_list"], "grouped_allreduce", compressor)
+    return _direct(seen, _tensor_list(), "grouped_allreduce", compressor)
+
+
+def _tensor_list() -> list[Any]:
+    """The nearest one: where AutoGraph makes a function of each branch, the outer ones know it as undefined."""
+    lists = (frame.f_locals.get("tensor_list") for frame in _frames())
+    return next(value for value in lists if isinstance(value, list))
 
 
 def _gradients_around(frame: FrameType) -> FrameType | None:

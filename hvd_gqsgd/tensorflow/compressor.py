@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from hvd_gqsgd import schemes
 from hvd_gqsgd.schemes.compressor import OnClassOrInstance
-from hvd_gqsgd.tensorflow.engine import Pending, engine
+from hvd_gqsgd.tensorflow.engine import Context, engine
 from hvd_gqsgd.tensorflow.state import CompressionState, state_of
 
 
@@ -34,13 +34,13 @@ class GlobalQSGD(schemes.GlobalQSGD):
 
     @OnClassOrInstance
     @tf.autograph.experimental.do_not_convert
-    def compress(self: GlobalQSGD, tensor: Any) -> tuple[Any, Pending | None]:
+    def compress(self: GlobalQSGD, tensor: Any) -> tuple[Any, Context]:
         """For Horovod: take ``tensor`` and return a one-element float32 tensor to reduce, with a context."""
         return engine.compress(self, tensor)
 
     @OnClassOrInstance
     @tf.autograph.experimental.do_not_convert
-    def decompress(self: GlobalQSGD, tensor: Any, ctx: Pending | None) -> Any:
+    def decompress(self: GlobalQSGD, tensor: Any, ctx: Context) -> Any:
         """For Horovod: the reduced tensor, in the dtype and shape of what was compressed."""
         return engine.decompress(tensor, ctx)
 

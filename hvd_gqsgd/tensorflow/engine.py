@@ -6,7 +6,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import local
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import horovod.tensorflow as hvd
@@ -33,6 +33,10 @@ class Pending:
     call: Call
 
 
+#: None: Horovod's result is the result. A dtype: cast Horovod's result. Pending: an exchange has it.
+Context: TypeAlias = "tf.DType | Pending | None"
+
+
 class Engine:
     """Finds or makes the exchange of each tensor."""
 
@@ -40,26 +44,27 @@ class Engine:
         self._latest = local()
         self._names = _Names()
 
-    def compress(self, scheme: Scheme, tensor: Any) -> tuple[Any, Pending | None]:
+    def compress(self, scheme: Scheme, tensor: Any) -> tuple[Any, Context]:
         """What Horovod is to reduce in place of ``tensor``, and the context for ``decompress``."""
         compressor = type(scheme).__name__
         if isinstance(tensor, tf.Variable):
             tensor = tf.convert_to_tensor(tensor)
         call = calls.caller(tensor, compressor)
-        if not is_ours(tensor) or (call.arguments is not None and not _is_large(scheme, tensor)):
-            return tensor, None
-        if not _elastic() and not _shared(call.process_set):
-            return tensor, None
+        if not is_ours(tensor) or not (_elastic() or _shared(call.process_set)):
+            # Horovod has no bfloat16 reduction, and asks for one in the graph even where it is never run.
+            return (tf.cast(tensor, tf.float32), tensor.dtype) if tensor.dtype == tf.bfloat16 else (tensor, None)
         exchange, call = self._exchange(scheme, call, compressor)
         pending = Pending(exchange, call.index_of(tensor), tensor, scheme, call)
         return exchange.send(pending.index), pending
 
-    def decompress(self, reduced: Any, pending: Pending | None) -> Any:
+    def decompress(self, reduced: Any, context: Context) -> Any:
         """The tensor that Horovod's caller gets, from what Horovod made of ``compress``'s first result."""
-        if pending is None:
+        if context is None:
             return reduced
-        result = pending.exchange.result(pending.index, reduced)
-        return result if pending.call.arguments is None else _differentiable(pending, result)
+        if isinstance(context, tf.DType):
+            return tf.cast(reduced, context)
+        result = context.exchange.result(context.index, reduced)
+        return result if context.call.arguments is None else _differentiable(context, result)
 
     def _exchange(self, scheme: Scheme, call: Call, compressor: str) -> tuple[Exchange, Call]:
         """The exchange of ``call``, made in the graph of its tensors when the first of them comes."""
@@ -77,25 +82,23 @@ class Engine:
 class _Names:
     """Names of exchanges: the same on every rank, though ranks may differ in what they exchange.
 
-    A number for each set of labels, in the order in which this process met them, then one within a graph: so a graph that
-    one rank traces again has the names that it had, and a rank that gets its settings or shapes wrong meets the others.
+    What is reduced for a tape or an optimizer is numbered within the function that a user calls, in the order in which it
+    is traced. So whoever gets its settings or variables wrong meets the others at their gate, and a function that one
+    rank traces again has the names that it had.
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[tuple[int, str], int] = {}
-        self._in_graph: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
+        self._counts: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
 
     def of(self, call: Call) -> str:
-        process_set = call.process_set.process_set_id
-        if call.arguments is None:
-            seen = {key for key in self._numbers if key[0] == process_set}
-            number = self._numbers.setdefault((process_set, digest(*sorted(call.labels))), len(seen))
-            name = f"hvd_gqsgd.{process_set}.{number}"
-        else:
-            name = f"hvd_gqsgd.{process_set}.{digest(*call.labels)}"
+        what = "gradients" if call.arguments is None else digest(*call.labels)
+        name = f"hvd_gqsgd.{call.process_set.process_set_id}.{what}"
         if tf.executing_eagerly():
             return name
-        counts = self._in_graph.setdefault(tf.compat.v1.get_default_graph(), {})
+        graph = tf.compat.v1.get_default_graph()
+        while getattr(graph, "outer_graph", None) is not None and hasattr(graph.outer_graph, "outer_graph"):
+            graph = graph.outer_graph
+        counts = self._counts.setdefault(graph, {})
         counts[name] = counts.get(name, -1) + 1
         return f"{name}.{counts[name]}"
 
@@ -143,11 +146,6 @@ def _elastic() -> bool:
 def _shared(process_set: hvd.ProcessSet) -> bool:
     # A rank outside of the process set has no size here; Horovod says so itself.
     return bool(process_set.included()) and process_set.size() > 1
-
-
-def _is_large(scheme: Scheme, tensor: Any) -> bool:
-    numel = tensor.shape.num_elements()
-    return numel is None or scheme.compresses(numel)
 
 
 engine = Engine()

@@ -19,9 +19,6 @@ from hvd_gqsgd.tensorflow.graph import Buffer, GraphBucket, GraphKernels, PartBu
 from hvd_gqsgd.tensorflow.plan import Load, Plan
 from hvd_gqsgd.tensorflow.state import state_of
 
-#: A probe is one float32.
-PROBE_BYTES = 4
-
 
 class Exchange:
     """What one operation makes of its tensors.
@@ -49,19 +46,22 @@ class Exchange:
     def send(self, index: int) -> Any:
         """What Horovod is to reduce for the tensor with number ``index``.
 
-        For one that is compressed a probe: a 1, which returns as the factor that the user asked for.
+        For one that is compressed a probe: a 1, which returns as the factor that the user asked for. In float32 or
+        float64, because Horovod takes no bfloat16 and, in a group, no two dtypes.
         """
         tensor = self._call.tensors[index]
+        dtype = tf.float64 if tensor.dtype == tf.float64 else tf.float32
         if self._compresses(index):
-            return after(tf.ones([1]), self._gate, sent_bytes=PROBE_BYTES)
-        nbytes = (tensor.shape.num_elements() or 0) * tensor.dtype.size
-        return after(tensor, self._gate, sent_bytes=nbytes, dense_bytes=nbytes)
+            return after(tf.ones([1], dtype), self._gate, sent_bytes=dtype.size)
+        numel = tensor.shape.num_elements() or 0
+        value = tf.cast(tensor, dtype)
+        return after(value, self._gate, sent_bytes=numel * dtype.size, dense_bytes=numel * tensor.dtype.size)
 
     def result(self, index: int, reduced: Any) -> Any:
         """The reduced tensor with number ``index``, from what Horovod made of what was sent."""
-        if not self._compresses(index):
-            return reduced
         tensor = self._call.tensors[index]
+        if not self._compresses(index):
+            return tf.cast(reduced, tensor.dtype)
         for load, member in self._plan.places_of(index):
             part = self._plan.loads[load].parts[member]
             asked: list[PartBuffer | None] = [None] * len(self._plan.loads[load].parts)

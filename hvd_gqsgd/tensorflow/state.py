@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -39,10 +40,19 @@ def state_of(scheme: Scheme) -> CompressionState:
 
     Equal settings share it, because ``compression=GlobalQSGD(bits=4)`` may be written in the loop over steps.
     """
-    # A graph that is being traced can't own a variable; TensorFlow 1's sessions have one state for each graph.
+    # TensorFlow 1's sessions have one state for each graph; otherwise there is one, whatever is being traced.
     with tf.init_scope():
-        home = _EAGER if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        states = _states.setdefault(home, {})
+        eager = tf.executing_eagerly()
+        states = _states.setdefault(_EAGER if eager else tf.compat.v1.get_default_graph(), {})
         if scheme not in states:
-            states[scheme] = CompressionState()
+            states[scheme] = _made_outside() if eager else CompressionState()
         return states[scheme]
+
+
+def _made_outside() -> CompressionState:
+    """A state whose variable belongs to no function: tf.init_scope alone leaves it to the one that is being traced.
+
+    That one refuses variables from its second trace on. What is traced is known to one thread only.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(CompressionState).result()

@@ -12,11 +12,11 @@ import pytest
 from hvd_gqsgd.kernels import compiled
 from hvd_gqsgd.kernels.base import Kernels
 from hvd_gqsgd.kernels.compiled import CompiledKernels
-from hvd_gqsgd.kernels.layout import Layout, Member
+from hvd_gqsgd.kernels.layout import NORMS_HEADER, WORDS_HEADER, Layout, Member
 from hvd_gqsgd.kernels.reference import ReferenceKernels
 from hvd_gqsgd.maths import dither, floats, quantize
 
-IMPLEMENTATIONS = (*compiled.ISAS, "reference", "torch")
+IMPLEMENTATIONS = (*compiled.ISAS, "reference", "torch", "tensorflow")
 
 #: Elements past the end of each output that no kernel may touch.
 GUARD = 64
@@ -47,6 +47,56 @@ class TensorsFromArrays(Kernels):
         self._kernels.decode(layout, [as_tensor(t) for t in tensors], as_tensor(words), as_tensor(norms), **settings)
 
 
+class OperatorsFromArrays(Kernels):
+    """TensorFlow's operators, given arrays; what they make is copied back."""
+
+    name = "tensorflow"
+
+    def __init__(self) -> None:
+        import tensorflow as tf
+
+        from hvd_gqsgd.tensorflow import graph
+
+        self._tf, self._graph = tf, graph
+        self._kernels = graph.GraphKernels(check=1)
+        self._kernels.gate = tf.zeros([])
+
+    def _parts(self, tensors):
+        tf = self._tf
+        given = [tf.constant(t.copy()) for t in tensors]
+        given = [tf.bitcast(t, tf.bfloat16) if t.dtype == tf.uint16 else t for t in given]
+        return [self._graph.PartBuffer(t, 0) for t in given]
+
+    def _buffer(self, array):
+        return self._graph.Buffer(self._tf.constant(array.copy()))
+
+    def block_norms(self, layout, tensors, norms):
+        made = self._graph.Buffer()
+        self._kernels.block_norms(layout, self._parts(tensors), made)
+        norms[NORMS_HEADER : layout.norms_numel] = made.tensor.numpy()[NORMS_HEADER:]
+
+    def encode(self, layout, tensors, norms, words, *, levels, seed, step, rank):
+        made = self._graph.Buffer()
+        # Attributes and inputs are signed 64-bit numbers; the kernels take them mod 2^64.
+        step, rank = (self._tf.constant(np.array(x % (1 << 64), np.uint64).view(np.int64)) for x in (step, rank))
+        own = self._buffer(norms[: layout.norms_numel])
+        keys = {"levels": levels, "seed": seed % (1 << 64), "step": step, "rank": self._tf.cast(rank, "int32")}
+        self._kernels.encode(layout, self._parts(tensors), own, made, **keys)
+        words[WORDS_HEADER : layout.words_numel] = made.tensor.numpy()[WORDS_HEADER:]
+
+    def decode(self, layout, tensors, words, norms, *, levels, factor):
+        # The operator divides by the contributors that the header counts.
+        one = words[: layout.words_numel].copy()
+        one[0] = 1
+        parts = self._parts(tensors)
+        factor = self._tf.constant(factor, self._tf.float64)
+        buffers = self._buffer(one), self._buffer(norms[: layout.norms_numel])
+        self._kernels.decode(layout, parts, *buffers, levels=levels, factor=factor)
+        for array, part in zip(tensors, parts, strict=True):
+            result = part.tensor
+            array[...] = self._tf.bitcast(result, "uint16").numpy() if array.dtype == np.uint16 else result.numpy()
+
+
 def make(name: str, threads: Callable[[], int] | int = 0) -> Kernels:
     """The implementation called ``name``, taking arrays; skips only for an instruction set the processor lacks."""
     if name == "reference":
@@ -56,6 +106,8 @@ def make(name: str, threads: Callable[[], int] | int = 0) -> Kernels:
         from hvd_gqsgd.torch.operators import TorchKernels
 
         return TensorsFromArrays(TorchKernels())
+    if name == "tensorflow":
+        return OperatorsFromArrays()
     if name not in compiled.runnable():
         pytest.skip(f"this processor has no {name}")
     return CompiledKernels(isa=name, threads=threads)

@@ -86,6 +86,12 @@ public:
         return value ? *value : T();
     }
 
+    // A float or double of one element.
+    double real(int index) {
+        TF_Tensor *tensor = input(index);
+        return tensor && tf.TF_TensorType(tensor) == TF_DOUBLE ? scalar<double>(index) : scalar<float>(index);
+    }
+
     // A fresh output vector.
     void *vector(int dtype, int64_t numel) {
         if (!ok()) return nullptr;
@@ -277,7 +283,7 @@ struct Decode {
         const int32_t *words = call.data<int32_t>(1, words_numel);
         const float *norms = call.data<float>(2, norms_numel);
         const int32_t levels = call.scalar<int32_t>(3);
-        const float scale = call.scalar<float>(4);
+        const double scale = call.real(4);
         const std::vector<int64_t> dims = call.dims();
         bool in_place = false;
         void *out = call.like_input(dims, &in_place);
@@ -294,7 +300,7 @@ struct Decode {
         // The header counts the ranks whose words are in the sum: fewer than the world's after hvd.join.
         if (words[0] <= 0) call.fail("hvd_gqsgd: the sum of the words counts no rank");
         if (!call.ok()) return;
-        const double unit = (double)scale / words[0] / levels;
+        const double unit = scale / words[0] / levels;
         kernels.decode(
             parts.segments.data(), &address, 1, parts.block_size, (int)bits, unit, words, norms, parts.threads,
             kernels.isa);
@@ -398,14 +404,14 @@ void register_all() {
 #define PARTS "segments: list(int)", "starts: list(int)", "block_size: int", "threads: int"
 #define FLOATS "{float, half, bfloat16, double}"
     define<BlockNorms>(
-        {"T: list(" FLOATS ")", PARTS, "norms_numel: int", "header0: int", "header1: int"},
+        {"T: list(" FLOATS ") >= 0", PARTS, "norms_numel: int", "header0: int", "header1: int"},
         {"tensors: T", "gate: float"}, "norms: float", shape_unknown);
     define<Encode>(
-        {"T: list(" FLOATS ")", PARTS, "bits: int", "seed: int", "norms_numel: int", "words_numel: int"},
+        {"T: list(" FLOATS ") >= 0", PARTS, "bits: int", "seed: int", "norms_numel: int", "words_numel: int"},
         {"tensors: T", "norms: float", "levels: int32", "step: int64", "rank: int32"}, "words: int32", shape_unknown);
     define<Decode>(
-        {"T: " FLOATS, PARTS, "bits: int", "norms_numel: int", "words_numel: int", "first: int"},
-        {"like: T", "words: int32", "norms: float", "levels: int32", "scale: float"}, "out: T", shape_of_input);
+        {"T: " FLOATS, "S: {float, double}", PARTS, "bits: int", "norms_numel: int", "words_numel: int", "first: int"},
+        {"like: T", "words: int32", "norms: float", "levels: int32", "scale: S"}, "out: T", shape_of_input);
     define<Verify>({"range: int", "message: string"}, {"norms: float"}, "verified: float", shape_of_input);
     define<After>(
         {"T: type", "sent_bytes: int", "dense_bytes: int"}, {"value: T", "gate: float"}, "out: T", shape_of_input);

@@ -1,0 +1,303 @@
+"""hvd.DistributedGradientTape with compression=GlobalQSGD."""
+
+import horovod.tensorflow as hvd
+import numpy as np
+import pytest
+import tensorflow as tf
+from tf_rig import (
+    MODES,
+    SHAPES,
+    assert_are_means,
+    assert_is_mean,
+    assert_same_on_all_ranks,
+    gradient,
+    gradients_of,
+    make_variables,
+    run,
+)
+
+from hvd_gqsgd.schemes import cutting
+from hvd_gqsgd.tensorflow import GlobalQSGD, traffic
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("compression", [GlobalQSGD, GlobalQSGD()])
+def test_class_and_instance(mode, compression):
+    variables = make_variables()
+    results = run(mode, lambda: gradients_of(variables, compression))
+    assert_are_means(results)
+    for name, result in results.items():
+        assert result.dtype == tf.float32
+        assert result.shape == SHAPES[name]
+        assert_same_on_all_ranks(result)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 5, 6, 7, 8, 11, 16])
+def test_widths(bits):
+    variables = make_variables()
+    assert_are_means(run("function", lambda: gradients_of(variables, GlobalQSGD(bits=bits))), bits=bits)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_sum(mode):
+    variables = make_variables()
+    assert_are_means(run(mode, lambda: gradients_of(variables, op=hvd.Sum)), scale=hvd.size())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradient_predivide_factor(mode):
+    variables = make_variables()
+    assert_are_means(run(mode, lambda: gradients_of(variables, gradient_predivide_factor=3.0)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("groups", [1, 2, "lists"])
+def test_groups(mode, groups):
+    variables = make_variables()
+    if groups == "lists":
+        groups = [[variables["dense/bias"], variables["conv/kernel"]], [variables["dense/kernel"]]]
+    assert_are_means(run(mode, lambda: gradients_of(variables, groups=groups)))
+
+
+def test_num_groups():
+    variables = make_variables()
+    with pytest.warns(DeprecationWarning, match="num_groups"):
+        assert_are_means(gradients_of(variables, num_groups=2))
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64])
+@pytest.mark.parametrize("groups", [None, 1])
+def test_dtypes(dtype, groups):
+    variables = make_variables(dtype=dtype)
+    results = run("function", lambda: gradients_of(variables, groups=groups))
+    assert_are_means(results)
+    assert all(result.dtype == dtype for result in results.values())
+
+
+def test_mixed_dtypes_in_one_bucket():
+    variables = {
+        dtype.name: tf.Variable(tf.zeros([2000], dtype), name=dtype.name)
+        for dtype in (tf.float16, tf.float64, tf.float32, tf.bfloat16)
+    }
+    assert_are_means(run("function", lambda: gradients_of(variables)))
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float16])
+def test_a_tensor_larger_than_a_bucket(mode, dtype):
+    numel = 5 * cutting.BUCKET_BYTES // dtype.size // 2 + 11
+    variables = make_variables({"small/kernel": (2000,), "large/kernel": (numel,), "more/kernel": (1100, 3)}, dtype)
+    assert_are_means(run(mode, lambda: gradients_of(variables)))
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_variables_without_a_gradient(mode):
+    variables = make_variables()
+    unused = tf.Variable(tf.zeros([3000]), name="unused")
+
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(
+                variables["conv/kernel"] * tf.cast(gradient("conv/kernel", (8, 300), hvd.rank()), "float32")
+            )
+        tape = hvd.DistributedGradientTape(tape, compression=GlobalQSGD)
+        return tape.gradient(loss, [unused, variables["conv/kernel"]])
+
+    nothing, result = run(mode, step)
+    assert nothing is None
+    assert_is_mean(result, "conv/kernel")
+
+
+def test_no_gradient_at_all():
+    unused = tf.Variable(tf.zeros([3000]), name="unused")
+    with tf.GradientTape() as tape:
+        loss = tf.constant(1.0)
+    assert hvd.DistributedGradientTape(tape, compression=GlobalQSGD).gradient(loss, [unused]) == [None]
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_all_ranks_at_plus_or_minus_max_come_back_to_the_last_place(mode):
+    shape = (4096,)
+    variables = make_variables({"w": shape})
+    for sign in (1.0, -1.0):
+        given = {"w": np.full(shape, sign * 3e38)}
+        result = run(mode, lambda given=given: gradients_of(variables, given=given))["w"]
+        np.testing.assert_allclose(result, given["w"], rtol=2**-22)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float16])
+def test_a_bad_element_on_one_rank_is_nan_on_all_in_its_block_alone(several, bad, dtype):
+    variables = make_variables({"w": (2000,)}, dtype)
+
+    def own(rank):
+        values = gradient("w", (2000,), rank)
+        if rank == several - 1:
+            values[700] = bad
+        return values
+
+    result = run("function", lambda: gradients_of(variables, given={"w": own(hvd.rank())}))["w"].numpy()
+    assert np.isnan(result[512:768]).all()
+    assert np.isfinite(result[:512]).all()
+    assert np.isfinite(result[768:]).all()
+
+
+def test_every_step_of_a_traced_function_has_a_fresh_dither(several):
+    variables = make_variables()
+    traces = []
+
+    @tf.function
+    def step():
+        traces.append(None)
+        return gradients_of(variables)["conv/kernel"]
+
+    results = np.stack([step().numpy() for _ in range(40)])
+    assert len(traces) == 1
+    assert len(np.unique(results, axis=0)) == 40
+    # Unbiased: the mean of 40 independent steps is closer to the truth than one step, by about sqrt(40).
+    truth = sum(gradient("conv/kernel", (8, 300), rank) for rank in range(several)) / several
+    single = np.sqrt(np.mean((results[0] - truth) ** 2))
+    assert np.sqrt(np.mean((results.mean(axis=0) - truth) ** 2)) < single / 4
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_the_step_restored_from_a_checkpoint_gives_the_same_bits(mode, tmp_path):
+    compression = GlobalQSGD(seed=11, min_numel=1)
+    variables = make_variables()
+    gradients_of(variables, compression)
+    state = compression.state()
+    assert state is GlobalQSGD(seed=11, min_numel=1).state()
+    path = tf.train.Checkpoint(compression=state).write(str(tmp_path / f"state{hvd.rank()}"))
+    saved = int(state.step)
+    step = (lambda: gradients_of(variables, compression)) if mode == "eager" else tf.function(gradients_of)
+    arguments = () if mode == "eager" else (variables, compression)
+    first = [step(*arguments) for _ in range(3)]
+    if hvd.size() > 1:
+        assert int(state.step) == saved + 3
+    tf.train.Checkpoint(compression=state).read(path).assert_consumed()
+    assert int(state.step) == saved
+    second = [step(*arguments) for _ in range(3)]
+    for one, other in zip(first, second, strict=True):
+        for name in variables:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("as_dense", [False, True])
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_sparse_gradients(mode, as_dense):
+    table = tf.Variable(tf.zeros([300, 8]), name="embedding")
+    rows = [hvd.rank(), 7, 7, 200 + hvd.rank()]
+
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.gather(table, rows))
+        tape = hvd.DistributedGradientTape(tape, compression=GlobalQSGD, sparse_as_dense=as_dense)
+        return tape.gradient(loss, [table])[0]
+
+    result = run(mode, step)
+    assert isinstance(result, tf.IndexedSlices) != as_dense
+    expected = np.zeros((300, 8))
+    for rank in range(hvd.size()):
+        for row in (rank, 7, 7, 200 + rank):
+            expected[row] += 1 / hvd.size()
+    # Every rank has the same norm in a row's block but for row 7's, so a level is at most 2 / L.
+    np.testing.assert_allclose(tf.convert_to_tensor(result), expected, atol=2 / (127 // hvd.size()))
+
+
+def test_layers_numbered_otherwise_on_one_rank(several):
+    # As Keras does on a rank that has made another model first.
+    first = 2 if hvd.rank() == 1 else 0
+    names = [f"dense_{number}/kernel" if number else "dense/kernel" for number in (first, first + 1)]
+    variables = [tf.Variable(tf.zeros([2000]), name=name) for name in names]
+    given = [gradient(f"w{i}", (2000,), hvd.rank()) for i in range(2)]
+    with tf.GradientTape() as tape:
+        loss = tf.add_n([tf.reduce_sum(v * tf.cast(g, tf.float32)) for v, g in zip(variables, given, strict=True)])
+    results = hvd.DistributedGradientTape(tape, compression=GlobalQSGD).gradient(loss, variables)
+    for index, result in enumerate(results):
+        assert_is_mean(result, f"w{index}")
+
+
+def test_two_tapes_in_one_function():
+    first, second = make_variables(), make_variables({"critic/kernel": (40, 50), "critic/bias": (3,)})
+
+    @tf.function
+    def step():
+        return gradients_of(first), gradients_of(second), gradients_of(first, step=1)
+
+    for _ in range(3):
+        one, two, three = step()
+        assert_are_means(one)
+        assert_are_means(two)
+        assert_are_means(three, step=1)
+
+
+def test_a_loop_inside_of_a_function():
+    variables = make_variables({"w": (3000,)})
+    given = tf.constant(gradient("w", (3000,), hvd.rank()), tf.float32)
+
+    @tf.function
+    def steps(count):
+        for _ in tf.range(count):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(variables["w"] * given)
+            tape = hvd.DistributedGradientTape(tape, compression=GlobalQSGD)
+            variables["w"].assign_add(tape.gradient(loss, [variables["w"]])[0])
+
+    steps(tf.constant(20))
+    assert_is_mean(variables["w"].read_value(), "w", scale=20)
+
+
+def test_a_function_traced_again_on_one_rank_alone(several):
+    variables = make_variables()
+
+    @tf.function
+    def step(batch):
+        return gradients_of(variables, given=None), tf.reduce_sum(batch)
+
+    for turn in range(3):
+        # The last batch of one rank is smaller.
+        numel = 3 if turn == 2 and hvd.rank() == 0 else 4
+        assert_are_means(step(tf.zeros([numel]))[0])
+
+
+def test_traffic_counts_what_is_handed_to_horovod(several):
+    variables = make_variables({"w": (100_000,), "bias": (10,)})
+    step = tf.function(lambda: gradients_of(variables))
+    step()
+    traffic.reset()
+    assert (traffic.sent_bytes, traffic.dense_bytes, traffic.ratio) == (0, 0, 1.0)
+    step()
+    blocks = -(-100_000 // 256)
+    words = (100_000 // 256) * 64 + -(-(100_000 % 256) // 4)
+    assert traffic.dense_bytes == 4 * 100_010
+    # The agreement, the probe, the bias, norms and words with their headers.
+    assert traffic.sent_bytes == 8 + 4 + 40 + 4 * (2 + blocks) + 4 * (1 + words)
+
+
+def test_process_sets(several):
+    evens = hvd.add_process_set(range(0, several, 2))
+    try:
+        variables = make_variables({"w": (3000,)})
+        if hvd.rank() % 2 == 0:
+            members = range(0, several, 2)
+            for mode in ("eager", "function"):
+                result = run(mode, lambda: gradients_of(variables, process_set=evens))["w"]
+                values = [gradient("w", (3000,), rank) for rank in members]
+                level = max(np.abs(v).max() for v in values) / (127 // len(values))
+                assert np.abs(result.numpy() - sum(values) / len(values)).max() <= level
+    finally:
+        hvd.remove_process_set(evens)
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_a_size_that_only_the_running_graph_knows(mode, monkeypatch):
+    # In an elastic run Horovod's own functions ask for size and membership when the graph runs, and so do ours.
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")
+    variables = make_variables({"elastic/kernel": (9, 400), "elastic/bias": (4,)})
+    assert_are_means(run(mode, lambda: gradients_of(variables)))
+
+
+def test_compression_may_be_made_anew_in_every_step(several):
+    variables = make_variables({"anew": (2000,)})
+    results = [gradients_of(variables, GlobalQSGD(bits=6))["anew"].numpy() for _ in range(3)]
+    assert len(np.unique(np.stack(results), axis=0)) == 3
