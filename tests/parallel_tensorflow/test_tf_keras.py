@@ -93,7 +93,10 @@ def test_every_rank_skips_the_step_in_which_one_rank_overflowed(several, mixed_f
 
     @tf.function
     def step(given):
-        optimizer.apply_gradients([(given * optimizer.loss_scale, weights)])
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(weights * given)
+        # Horovod's optimizer reduces in what model.fit calls, and not in apply_gradients.
+        optimizer.minimize(loss, [weights], tape=tape)
 
     for turn in range(3):
         given = gradient("w", (2000,), hvd.rank(), turn).astype("f")

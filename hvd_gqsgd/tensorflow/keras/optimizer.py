@@ -91,7 +91,7 @@ def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None, **di
     distributed: arguments of ``DistributedOptimizer``. Raises UnsupportedError where the model has no optimizer.
     """
     model = keras.models.load_model(filepath, custom_objects=custom_objects)
-    if model.optimizer is None:
+    if getattr(model, "optimizer", None) is None:
         raise UnsupportedError(
             f"load_model of {str(filepath)!r}: expected a compiled model, got one without an optimizer; write "
             "keras.models.load_model, then model.compile(DistributedOptimizer(...), ..., jit_compile=False)"
