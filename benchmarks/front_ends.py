@@ -5,8 +5,8 @@
     tf new memory       the same for gradients that the caller keeps, as with a tape in eager mode
     tf numpy_function   the compiled kernels called through tf.numpy_function, for the decision in DESIGN.md
 
-All in turn, round after round; what counts is the quotient with torch in the same round, as median and quartiles. What it
-takes to make the gradients is measured beside and taken off.
+All in turn, round after round; what counts is the quotient with torch in the same round, as median and quartiles. What
+it takes to make the gradients is measured beside and taken off.
 
     python -m benchmarks.front_ends
 """

@@ -74,7 +74,7 @@ environment_key() {
 
 # Sources are compiled into the package; its Python files are used where they are.
 project_key() {
-    find setup.py setup.cfg pyproject.toml hvd_gqsgd/__init__.py hvd_gqsgd/kernels/csrc hvd_gqsgd/tensorflow/csrc -type f -print0 | sort -z \
+    find setup.py setup.cfg pyproject.toml hvd_gqsgd/__init__.py hvd_gqsgd/*/csrc -type f -print0 | sort -z \
         | xargs -0 cat | sha256sum
 }
 
@@ -86,7 +86,8 @@ if ! is_done environment "$(environment_key)"; then
     install_horovod
     mark_done environment "$(environment_key)"
 fi
-if ! is_done project "$(project_key)" || ! compgen -G 'hvd_gqsgd/kernels/*.so' >/dev/null; then
+if ! is_done project "$(project_key)" || ! compgen -G 'hvd_gqsgd/kernels/*.so' >/dev/null \
+    || ! compgen -G 'hvd_gqsgd/tensorflow/*.so' >/dev/null; then
     install_project
     mark_done project "$(project_key)"
     say "done; what runs here: .venv/bin/hvd-gqsgd doctor"

@@ -11,15 +11,16 @@ import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-EXAMPLE = Path(__file__).with_name("torch_digits.py")
+EXAMPLES = ("torch", "tensorflow", "keras", "keras3")
 RUNS = (["none"], ["fp16"], ["gqsgd", "--bits", "8"], ["gqsgd", "--bits", "4"])
 
 
-def train(run: list[str], ranks: int, epochs: int, seed: int) -> dict:
+def train(example: str, run: list[str], ranks: int, epochs: int, seed: int) -> dict:
     """One training under horovodrun; its result as the example reports it."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = ["horovodrun", "-np", str(ranks), "--gloo", sys.executable, str(EXAMPLE)]
+        script = Path(__file__).with_name(f"{example}_digits.py")
+        command = ["horovodrun", "-np", str(ranks), "--gloo", sys.executable, str(script)]
         command += ["--epochs", str(epochs), "--seed", str(seed), "--report", str(report), "--compression", *run]
         # TensorFlow, which horovodrun imports, greets on stderr.
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -41,15 +42,16 @@ def row_of(results: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--example", choices=EXAMPLES, default="torch", help="which of the digits (default: torch)")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each kind; accuracy is then mean and spread")
     args = parser.parse_args()
-    results = [[train(run, args.ranks, args.epochs, seed) for seed in range(args.seeds)] for run in RUNS]
+    results = [[train(args.example, run, args.ranks, args.epochs, seed) for seed in range(args.seeds)] for run in RUNS]
 
     print(
-        f"\nscikit-learn's digits, {args.ranks} ranks, {args.epochs} epochs, {args.seeds} seed(s), the same for all; "
-        "payload bytes of one rank\n"
+        f"\n{args.example}: scikit-learn's digits, {args.ranks} ranks, {args.epochs} epochs, {args.seeds} seed(s), the "
+        "same for all; payload bytes of one rank\n"
     )
     print(f"{'compression':<16}{'accuracy':>18}{'bytes/step':>14}{'less':>10}{'seconds':>10}")
     for runs in results:

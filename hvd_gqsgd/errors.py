@@ -9,8 +9,8 @@ from __future__ import annotations
 class GQSGDError(Exception):
     """Base of every exception that this package raises on purpose."""
 
-    # TensorFlow's AutoGraph raises what it catches again, with a trace of the user's code; of the same type only where it
-    # finds that this is how it is made.
+    # TensorFlow's AutoGraph raises what it catches again, with a trace of the user's code; as the same type only where
+    # it finds that it is made like this.
     __init__ = Exception.__init__
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from hvd_gqsgd import compat
 from hvd_gqsgd.cli.facts import DISTRIBUTIONS, Facts, collect
+from hvd_gqsgd.kernels.compiled import BUILD
 
 _SETUP = "`make setup` in hvd_gqsgd's source tree"
 
@@ -47,6 +48,8 @@ def trainable(facts: Facts) -> list[str]:
     if facts.kernels is None or facts.horovod_error or horovod not in compat.HOROVOD:
         return []
     usable = facts.versions.keys() & facts.horovod_built_for.keys() & facts.front_ends
+    if not facts.operators_built or facts.kernels["kernels"] == "reference":
+        usable -= {"tensorflow"}
     return sorted(usable)
 
 
@@ -58,7 +61,9 @@ def advice(facts: Facts) -> Iterator[str]:
     if facts.kernels_error:
         yield f"kernels: {facts.kernels_error}"
     elif facts.kernels and facts.kernels["kernels"] == "reference":
-        yield "kernels: NumPy's run, which are slow; unset HVD_GQSGD_KERNELS for the compiled ones"
+        yield "kernels: NumPy's run, slowly, and not in TensorFlow; unset HVD_GQSGD_KERNELS for the compiled ones"
+    if "tensorflow" in facts.versions and "tensorflow" in facts.front_ends and not facts.operators_built:
+        yield f"tensorflow: its operators are not built; build them with {BUILD}"
 
 
 def _about_frameworks(facts: Facts) -> Iterator[str]:

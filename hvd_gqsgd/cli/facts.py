@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,13 +34,17 @@ _OPERATIONS = ("MPI", "Gloo", "NCCL")
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """One machine, as far as training with this package is concerned. Absent is: not a key, or None."""
+    """One machine, as far as training with this package is concerned. Absent is: not a key, or None.
+
+    operators_built: TensorFlow's, around the compiled kernels.
+    """
 
     versions: Mapping[str, str]
     front_ends: frozenset[str] = frozenset()
     horovod_built_for: Mapping[str, str] = field(default_factory=dict)
     horovod_operations: tuple[str, ...] | None = None
     horovod_error: str | None = None
+    operators_built: bool = False
     kernels: Mapping[str, str] | None = None
     kernels_error: str | None = None
 
@@ -55,6 +60,7 @@ def collect() -> Facts:
         horovod_built_for=built_for,
         horovod_operations=operations,
         horovod_error=horovod_error,
+        operators_built=_operators_built(),
         kernels=kernels,
         kernels_error=kernels_error,
     )
@@ -108,6 +114,12 @@ def _horovod_operations(built_for: Mapping[str, str]) -> tuple[tuple[str, ...] |
     except Exception as error:  # A missing libmpi, another torch's symbols: the doctor reports and does not die.
         return None, f"{type(error).__name__}: {error}".splitlines()[0]
     return tuple(name for name in _OPERATIONS if getattr(module, f"{name.lower()}_built")()), None
+
+
+def _operators_built() -> bool:
+    # By the file: importing it would start TensorFlow.
+    folder = Path(hvd_gqsgd.__file__).parent / "tensorflow"
+    return any((folder / f"_ops{suffix}").exists() for suffix in EXTENSION_SUFFIXES)
 
 
 def _kernels() -> tuple[Mapping[str, str] | None, str | None]:

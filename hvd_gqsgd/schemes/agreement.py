@@ -1,8 +1,8 @@
 """What ranks tell each other before they exchange, and how a difference is put into words.
 
 Pure: the front ends move what ``pack`` makes with an allreduce in which every rank fills its own slot. An allreduce and
-not an allgather, because it is the one collective that Horovod still runs after a rank has joined; that rank's slot stays
-empty.
+not an allgather, because it is the one collective that Horovod still runs after a rank has joined; that rank's slot
+stays empty.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ exchange    all tensors of one operation on their way, as operators of a graph
 agreement   the gate in front of it: how ranks find out that they differ
 plan        which tensors travel together; names: labels that are the same on every rank
 graph       buffers, kernels, bucket and world of a scheme that becomes a graph
-library     TensorFlow's operators around the compiled kernels (csrc/), and bytes sent beside what Horovod would have sent
+library     TensorFlow's operators around the compiled kernels (csrc/), and their count of bytes sent
 state       the step of the dither, for tf.train.Checkpoint
 calls       which Horovod operation is calling: the one file that knows Horovod's insides
+keras       model.fit under Keras 3
 """
 
 from hvd_gqsgd.tensorflow.compressor import GlobalQSGD

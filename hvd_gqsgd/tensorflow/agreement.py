@@ -1,7 +1,7 @@
 """A gate in front of an exchange: in every step, nothing is sent before all ranks are known to mean the same.
 
-It costs one allreduce of eight bytes that waits for no gradient, so under tf.function it is over before the first one is
-there. It has a name and a size that depend on nothing that ranks could differ in.
+It costs one allreduce of eight bytes that waits for no gradient, so under tf.function it is over before the first one
+is there. It has a name and a size that depend on nothing that ranks could differ in.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Parties:
     def gate(self, statement: Statement, check: int, step: Any) -> Any:
         """A float32 () that is there once all ranks are known to have the same ``check``; they get an error otherwise.
 
-        The error is DisagreementError or SettingsError in eager mode, tf.errors.InvalidArgumentError with the same words
-        when a graph runs. step: any tensor; without one the graph's optimizer would reduce constants for good.
+        The error is DisagreementError or SettingsError in eager mode, tf.errors.InvalidArgumentError with the same
+        words when a graph runs. step: any tensor; without one Grappler would reduce constants once and for all.
         """
         # As Bucket.write_check, which says why it is the complement.
         low = CHECK_RANGE if statement.problem else check

@@ -82,9 +82,9 @@ class Engine:
 class _Names:
     """Names of exchanges: the same on every rank, though ranks may differ in what they exchange.
 
-    What is reduced for a tape or an optimizer is numbered within the function that a user calls, in the order in which it
-    is traced. So whoever gets its settings or variables wrong meets the others at their gate, and a function that one
-    rank traces again has the names that it had.
+    What is reduced for a tape or an optimizer is numbered within the function that a user calls, in the order in which
+    it is traced. So whoever gets its settings or variables wrong meets the others at their gate, and a function that
+    one rank traces again has the names that it had.
     """
 
     def __init__(self) -> None:
@@ -110,8 +110,8 @@ def _graph_of(call: Call, compressor: str) -> Any:
     outer = getattr(tf.compat.v1.get_default_graph(), "outer_graph", None)
     if outer is None:
         raise UnsupportedError(
-            f"{call.operation} with compression={compressor}: expected TensorFlow 2's control flow, got TensorFlow 1's; "
-            "leave out tf.compat.v1.disable_v2_behavior() and tf.compat.v1.disable_control_flow_v2()"
+            f"{call.operation} with compression={compressor}: expected TensorFlow 2's control flow, got TensorFlow 1's;"
+            " leave out tf.compat.v1.disable_v2_behavior() and tf.compat.v1.disable_control_flow_v2()"
         )
     return outer.as_default()
 
@@ -122,7 +122,7 @@ def _differentiable(pending: Pending, result: Any) -> Any:
     @tf.custom_gradient
     def reduced(tensor: Any) -> Any:
         def backward(gradient: Any) -> Any:
-            return hvd.allreduce(gradient, compression=pending.scheme, **pending.call.arguments)
+            return hvd.allreduce(gradient, compression=pending.scheme, **(pending.call.arguments or {}))
 
         return tf.stop_gradient(result), backward
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +113,7 @@ def is_ours(tensor: Any) -> bool:
     return tf.is_tensor(tensor) and not isinstance(tensor, tf.IndexedSlices) and tensor.dtype in DTYPE_NAMES
 
 
-def _static_shape(call: Call, index: int) -> Sequence[int]:
+def _static_shape(call: Call, index: int) -> tuple[int, ...]:
     shape = call.tensors[index].shape
     if not shape.is_fully_defined() and call.shapes[index] is not None:
         # A dense gradient made of sparse ones; the operators check at run time that it has its variable's shape.

@@ -31,6 +31,7 @@ WELL = Facts(
     front_ends=frozenset({"torch", "tensorflow"}),
     horovod_built_for={"torch": "2.13.0", "tensorflow": "2.18.1"},
     horovod_operations=("MPI", "Gloo"),
+    operators_built=True,
     kernels={"kernels": "avx2", "why": "best of avx2, reference", "threads": "2", "library": "k.so"},
 )
 
@@ -76,7 +77,8 @@ def test_a_machine_with_everything_gets_no_advice():
         ({"versions": without("Open MPI", "mpi4py")}, ["tensorflow", "torch"], "Open MPI: not found, Gloo runs"),
         ({"versions": without("mpi4py")}, ["tensorflow", "torch"], "mpi4py: only needed"),
         ({"kernels": None, "kernels_error": "not built; make setup"}, [], "kernels: not built; make setup"),
-        ({"kernels": WELL.kernels | {"kernels": "reference"}}, ["tensorflow", "torch"], "unset HVD_GQSGD_KERNELS"),
+        ({"kernels": WELL.kernels | {"kernels": "reference"}}, ["torch"], "unset HVD_GQSGD_KERNELS"),
+        ({"operators_built": False}, ["torch"], "tensorflow: its operators are not built; build them with"),
     ],
 )
 def test_one_line_for_each_thing_that_is_missing(change, trains, line):
@@ -97,7 +99,7 @@ def test_the_table_of_this_machine(capsys):
     assert f"hvd_gqsgd          {hvd_gqsgd.__version__}\n" in said
     assert f"torch              {metadata.version('torch')}\n" in said
     assert status == 0, said
-    assert said.splitlines()[-1].startswith("GlobalQSGD can train here with: ")
+    assert said.splitlines()[-1] == "GlobalQSGD can train here with: tensorflow, torch"
 
 
 def test_the_doctor_where_only_numpy_is_installed(tmp_path):

@@ -1,4 +1,4 @@
-"""The example trains on real data, and reports what it sent."""
+"""The examples train on real data, and report what they sent."""
 
 import json
 import sys
@@ -9,9 +9,10 @@ from launcher import ROOT, TRANSPORTS, horovodrun
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(("arguments", "less"), [(["none"], 1), (["gqsgd", "--bits", "4"], 7.5)])
-def test_torch_digits(transport, arguments, less, tmp_path):
+@pytest.mark.parametrize("example", ["torch", "tensorflow", "keras", "keras3"])
+def test_digits(example, transport, arguments, less, tmp_path):
     report = tmp_path / "report.json"
-    example = [sys.executable, ROOT / "examples" / "torch_digits.py", "--report", report, "--epochs", "8"]
+    example = [sys.executable, ROOT / "examples" / f"{example}_digits.py", "--report", report, "--epochs", "8"]
     result = horovodrun("-np", "2", f"--{transport}", *example, "--compression", *arguments, timeout=250)
     assert result.returncode == 0, result.stdout[-4000:]
     said = json.loads(report.read_text())

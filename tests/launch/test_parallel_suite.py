@@ -1,4 +1,4 @@
-"""tests/parallel under horovodrun, on 2 and 3 ranks, with Gloo and with MPI."""
+"""tests/parallel and tests/parallel_tensorflow under horovodrun, on 2 and 3 ranks, with Gloo and with MPI."""
 
 import re
 import sys
@@ -10,8 +10,9 @@ from launcher import TRANSPORTS, horovodrun
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_parallel_suite(ranks, transport):
-    pytest_ = [sys.executable, "-m", "pytest", "tests/parallel", "-q", "-x", "--color=no", "-p", "no:cacheprovider"]
+@pytest.mark.parametrize("suite", ["parallel", "parallel_tensorflow"])
+def test_parallel_suite(suite, ranks, transport):
+    pytest_ = [sys.executable, "-m", "pytest", f"tests/{suite}", "-q", "-x", "--color=no", "-p", "no:cacheprovider"]
     result = horovodrun("-np", str(ranks), f"--{transport}", *pytest_, "--timeout=120", timeout=800)
     tail = result.stdout[-8000:]
     assert result.returncode == 0, tail

@@ -1,6 +1,7 @@
 """Rank-neutral tests of the TensorFlow front end: valid in one process and under ``horovodrun -np N``.
 
-Without TensorFlow, or without Horovod's support for it, importing this file fails and with it the run: nothing is skipped.
+Without TensorFlow, or without Horovod's support for it, importing this file fails, and the run with it: nothing is
+skipped.
 """
 
 from __future__ import annotations

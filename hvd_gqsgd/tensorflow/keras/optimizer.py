@@ -24,6 +24,7 @@ class _Reducing:
     """What is put in front of an optimizer's class; ``_reduce`` comes with it."""
 
     _reduce: Any
+    _trainable_variables: Any
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> Any:
         """As in Keras, with gradients reduced over all ranks."""
@@ -34,7 +35,7 @@ class _Reducing:
         return super().apply(grads, trainable_variables)  # type: ignore[misc]
 
 
-def DistributedOptimizer(  # noqa: N802  (Horovod's name)
+def DistributedOptimizer(
     optimizer: keras.optimizers.Optimizer,
     name: str | None = None,
     device_dense: str = "",
@@ -52,8 +53,8 @@ def DistributedOptimizer(  # noqa: N802  (Horovod's name)
     optimizer, and with ``load_model`` of this module with a distributed one. With gradient_accumulation_steps, every
     step is reduced. Loss scaling goes inside: DistributedOptimizer(keras.optimizers.LossScaleOptimizer(opt)).
 
-    Raises UnsupportedError for what is no Keras 3 optimizer or distributed already; in ``apply`` for loss scaling outside of
-    it, which would let each rank decide alone whether to skip a step, and for model.compile(jit_compile=True).
+    Raises UnsupportedError for what is no Keras 3 optimizer or distributed already; in ``apply`` for loss scaling
+    outside of it, which would let each rank decide alone whether to skip a step, and for jit_compile=True.
     """
     base = type(optimizer)
     if not isinstance(optimizer, keras.optimizers.Optimizer) or isinstance(optimizer, _Reducing):
