@@ -12,12 +12,14 @@ import hvd_gqsgd
 PACKAGE = Path(hvd_gqsgd.__file__).parent
 INNER = {
     "errors": set(),
+    "traffic": set(),
     "maths": {"errors"},
     "kernels": {"maths", "errors"},
     "schemes": {"kernels", "maths", "errors"},
     "worlds": {"schemes", "kernels", "maths", "errors"},
     "costs": {"schemes", "kernels", "maths", "errors"},
-    "torch": {"worlds", "costs", "schemes", "kernels", "maths", "errors", "compat"},
+    "torch": {"worlds", "costs", "schemes", "kernels", "maths", "errors", "compat", "traffic"},
+    "tensorflow": {"schemes", "kernels", "maths", "errors", "compat", "traffic"},
     "compat": {"errors"},
     "cli": {"compat", "costs", "kernels", "errors"},
 }
@@ -25,6 +27,8 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "tf_keras", "horovod", "mpi4py", "
 THIRD_PARTY = {
     "errors": set(),
     "torch": {"numpy", "torch", "horovod"},
+    "tensorflow": {"numpy", "tensorflow", "keras", "horovod"},
+    "traffic": set(),
     "compat": set(),
     "cli": set(),
     # To draw with, imported where it is used.
