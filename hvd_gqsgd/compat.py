@@ -40,7 +40,7 @@ class Tested:
 HOROVOD = Tested((0, 28, 1), (0, 29))
 #: The release to name where a message says what to install.
 HOROVOD_TESTED = ".".join(map(str, HOROVOD.lowest))
-FRAMEWORKS = {"torch": Tested((2, 13), (2, 14)), "tensorflow": Tested((2, 15, 1), (2, 19))}
+FRAMEWORKS = {"torch": Tested((2, 13), (2, 14)), "tensorflow": Tested((2, 15, 1), (2, 21))}
 
 
 def check_horovod(version: str) -> None:

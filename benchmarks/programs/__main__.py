@@ -5,11 +5,12 @@ import json
 import sys
 from pathlib import Path
 
-import horovod.torch as hvd
-
 name, options, result = sys.argv[1:]
+program = importlib.import_module(f"benchmarks.programs.{name}")
+# The program's own, for the framework that it measures.
+hvd = program.hvd
 hvd.init()
-measured = importlib.import_module(f"benchmarks.programs.{name}").run(json.loads(options))
+measured = program.run(json.loads(options))
 if hvd.rank() == 0:
     Path(result).write_text(json.dumps(measured))
 hvd.shutdown()

@@ -1,6 +1,7 @@
 """Measures things in turn, round after round: what disturbs one of them disturbs all.
 
-Before each measurement the ranks meet, so all of them start together. A time is the slowest rank's.
+Before each measurement the ranks meet, so all of them start together. A time is the slowest rank's. Ranks meet over MPI
+and not over Horovod, which a process has for one framework only.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from pathlib import Path
 from statistics import median_high
 from typing import Any
 
-import horovod.torch as hvd
-import torch
+from mpi4py import MPI
 
 WARM_UP = 3
 FEWEST_ROUNDS = 3
@@ -58,19 +58,19 @@ def in_any_round(function: Callable[..., Any], *arguments: Any) -> Callable[[int
 
 
 def _meet() -> None:
-    hvd.allreduce(torch.zeros(1), name="meet")
+    MPI.COMM_WORLD.Barrier()
 
 
 def _go_on(here: bool) -> bool:
-    return bool(hvd.broadcast(torch.tensor([int(here)]), 0, name="go on").item())
+    return MPI.COMM_WORLD.bcast(here, root=0)
 
 
 def _slowest(seconds: list[float]) -> list[float]:
-    return [round(s, 6) for s in hvd.allreduce(torch.tensor(seconds).double(), name="slowest", op=hvd.Max).tolist()]
+    return [round(max(ranks), 6) for ranks in zip(*MPI.COMM_WORLD.allgather(seconds), strict=True)]
 
 
 def _mean(values: list[float]) -> list[float]:
-    return [round(v, 5) for v in hvd.allreduce(torch.tensor(values).double(), name="losses").tolist()]
+    return [round(sum(ranks) / len(ranks), 5) for ranks in zip(*MPI.COMM_WORLD.allgather(values), strict=True)]
 
 
 def _bytes_sent() -> int:

@@ -17,7 +17,7 @@ from hvd_gqsgd.kernels.layout import Layout
 #: Instruction sets by what ``gqsgd_runs`` calls them, best first.
 ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}
 BUILD = "`pip install --no-build-isolation -e .` or `make setup` in the source tree"
-_ABI = 3
+ABI = 3
 
 _int, _i64, _u64, _double, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double, ctypes.c_void_p
 _SIGNATURES: dict[str, list[type]] = {
@@ -43,14 +43,19 @@ def load(path: Path) -> ctypes.CDLL:
         abi = library.gqsgd_abi()
     except (OSError, AttributeError) as error:
         raise KernelsMissingError(f"the compiled kernels did not load: {error}; build them with {BUILD}") from error
-    if abi != _ABI:
-        raise KernelsMissingError(
-            f"{path} is of another version (expected interface {_ABI}, got {abi}); rebuild it with {BUILD}"
-        )
+    check_abi(path, abi)
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
     return library
+
+
+def check_abi(path: Path, abi: int) -> None:
+    """Raise KernelsMissingError unless the library at ``path`` speaks this interface."""
+    if abi != ABI:
+        raise KernelsMissingError(
+            f"{path} is of another version (expected interface {ABI}, got {abi}); rebuild it with {BUILD}"
+        )
 
 
 def runnable() -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 #: Gradient bytes after which a bucket is closed, and the most that it takes of one tensor. Measured between two hosts,
-#: 25 M parameters: half, twice and four times as much took longer at 1 Gbit/s, at 10, or both (DESIGN.md, section 6).
+#: 25 M parameters: half, twice and four times as much took longer at 1 Gbit/s, at 10, or both (DESIGN.md, section 7).
 BUCKET_BYTES = 8 << 20
 
 

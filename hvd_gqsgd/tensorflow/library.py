@@ -34,6 +34,7 @@ def _load() -> tuple[Any, ctypes.CDLL]:
         library = ctypes.CDLL(str(library_path()))
     except (OSError, tf.errors.OpError) as error:
         raise KernelsMissingError(f"TensorFlow's operators did not load: {error}; build them with {BUILD}") from error
+    compiled.check_abi(library_path(), library.gqsgd_tf_abi())
     library.gqsgd_tf_failure.restype = ctypes.c_char_p
     failure = library.gqsgd_tf_failure().decode()
     if failure:

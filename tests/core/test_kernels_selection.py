@@ -124,7 +124,7 @@ def test_a_file_that_is_no_library_or_a_foreign_one_raises(no_library):
 
 
 def test_a_library_of_another_version_raises(unforced, monkeypatch):
-    monkeypatch.setattr(compiled, "_ABI", 0)
+    monkeypatch.setattr(compiled, "ABI", 0)
     compiled.load.cache_clear()
     with pytest.raises(KernelsMissingError, match=r"of another version \(expected interface 0, got 3\); rebuild"):
         kernels.select()

@@ -3,7 +3,7 @@
  * Buffers and scalars in, codes out; nothing is validated here. ``segments`` says where the tensors of a bucket have their
  * norms and words and stays the same from step to step, ``addresses`` where their elements are in this call. Offsets
  * count elements from the beginning of the norms and the words buffer, their headers included. hvd_gqsgd/maths is the
- * specification, to the bit, and hvd_gqsgd/kernels/compiled.py the only caller.
+ * specification, to the bit; hvd_gqsgd/kernels/compiled.py and hvd_gqsgd/tensorflow/csrc are the only callers.
  */
 #ifndef GQSGD_KERNELS_H
 #define GQSGD_KERNELS_H
@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-/* Counts up with every change below; compiled.py refuses a library that was built from other sources. */
+/* Counts up with every change below; a library that was built from other sources is refused. */
 #define GQSGD_ABI 3
 
 /* Instruction sets, in rising order. */

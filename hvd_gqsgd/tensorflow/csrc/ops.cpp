@@ -428,6 +428,9 @@ const struct Registration {
 
 extern "C" {
 
+// The interface of the kernels that the operators were built to call.
+GQSGD_API int gqsgd_tf_abi(void) { return GQSGD_ABI; }
+
 // Why the operators are not registered; empty if they are.
 GQSGD_API const char *gqsgd_tf_failure(void) { return failure.c_str(); }
 
