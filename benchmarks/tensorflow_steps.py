@@ -22,7 +22,7 @@ def main() -> None:
             low, middle, high = (1e3 * s for s in quantiles(cell["seconds"], n=4))
             print(
                 f"{arguments.hosts} hosts {link:>9} {name:>9} {middle:8.1f} ms [{low:.1f} {high:.1f}], "
-                f"{len(cell['seconds'])} rounds, {cell['sent_bytes'] / 1e6:8.2f} MB sent, loss {cell['losses'][-1]:.4f}",
+                f"{len(cell['seconds'])} rounds, {cell['sent_bytes'] / 1e6:7.2f} MB, loss {cell['losses'][-1]:.3f}",
                 flush=True,
             )
 

@@ -8,9 +8,12 @@ Horovod is patched. What can't be served (Adasum, reducescatter, XLA) is refused
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from types import CodeType, FrameType
 from typing import Any
 
@@ -25,7 +28,8 @@ from hvd_gqsgd.tensorflow.names import labels_of
 compat.check_horovod(horovod.__version__)
 
 # AutoGraph puts some 25 frames of its own between compress and the function that has all gradients.
-MOST_FRAMES = 80
+_MOST = 80
+# From compress to Horovod's own function, and from there to its tf.cond: some of ours, and AutoGraph's branches.
 _NEAR = 16
 
 
@@ -33,17 +37,22 @@ _NEAR = 16
 class Call:
     """One operation of Horovod and everything that it reduces.
 
-    operation: for messages. tensors: all of it, None where a variable has no gradient. labels: a name for each.
+    operation: for messages. tensors: all of it, None where a variable has no gradient. names: one for each.
     shapes: as the variables have them, where there are variables. arguments: what Horovod was asked for, to be asked
     again for a gradient of the result (hvd.allreduce and hvd.grouped_allreduce only).
     """
 
     operation: str
     tensors: list[Any]
-    labels: list[str]
+    names: list[str]
     shapes: list[Any]
     process_set: hvd.ProcessSet
     arguments: dict[str, Any] | None
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """A name for each tensor, all different and the same on every rank."""
+        return labels_of(self.names)
 
     def index_of(self, tensor: Any) -> int:
         """Which of ``tensors`` it is."""
@@ -52,11 +61,8 @@ class Call:
 
 def caller(tensor: Any, compressor: str) -> Call:
     """The Horovod operation that compresses ``tensor``; UnsupportedError where it is none that can be served."""
-    # Near, because an operation that only happens to run inside another one's is not part of it.
-    for depth, frame in enumerate(_frames()):
+    for frame in islice(_above(sys._getframe()), _NEAR):
         name = _name_of(frame)
-        if depth > _NEAR:
-            break
         if name in _READERS and _READERS[name].variables <= frame.f_locals.keys():
             return _READERS[name].read(frame, tensor, compressor)
     raise UnsupportedError(
@@ -66,13 +72,11 @@ def caller(tensor: Any, compressor: str) -> Call:
     )
 
 
-def _frames() -> Iterator[FrameType]:
-    frame = sys._getframe(2).f_back
-    for _ in range(MOST_FRAMES):
-        if frame is None:
-            return
-        yield frame
+def _above(frame: FrameType | None) -> Iterator[FrameType]:
+    """The frames that called ``frame``, nearest first."""
+    while frame is not None and frame.f_back is not None:
         frame = frame.f_back
+        yield frame
 
 
 def _name_of(frame: FrameType) -> str:
@@ -97,31 +101,16 @@ def _of_grouped_allreduce(frame: FrameType, tensor: Any, compressor: str) -> Cal
 
 def _tensor_list() -> list[Any]:
     """The nearest one: where AutoGraph makes a function of each branch, the outer ones know it as undefined."""
-    lists = (frame.f_locals.get("tensor_list") for frame in _frames())
+    lists = (frame.f_locals.get("tensor_list") for frame in _above(sys._getframe()))
     return next(value for value in lists if isinstance(value, list))
 
 
 def _gradients_around(frame: FrameType) -> FrameType | None:
     """The frame of a tape or an optimizer that this allreduce belongs to; None for one that a user asked for."""
-    name = _name_of(frame)
-    wrapped = False
-    for depth, outer in enumerate(_frames_above(frame)):
-        if not wrapped and depth <= _NEAR:
-            wrapped = _name_of(outer) == f"_{name}_cond"
-        if wrapped and _name_of(outer) == "allreduce_grads" and outer.f_locals.keys() >= _GRADIENTS:
-            return outer
-        if not wrapped and depth > _NEAR:
-            return None
-    return None
-
-
-def _frames_above(frame: FrameType) -> Iterator[FrameType]:
-    above = frame.f_back
-    for _ in range(MOST_FRAMES):
-        if above is None:
-            return
-        yield above
-        above = above.f_back
+    condition = f"_{_name_of(frame)}_cond"
+    wrapped = next((f for f in islice(_above(frame), _NEAR) if _name_of(f) == condition), None)
+    found = (f for f in islice(_above(wrapped), _MOST) if _name_of(f) == "allreduce_grads")
+    return next((f for f in found if f.f_locals.keys() >= _GRADIENTS), None)
 
 
 def _of_gradients(frame: FrameType, op: Any, compressor: str) -> Call:
@@ -134,16 +123,16 @@ def _of_gradients(frame: FrameType, op: Any, compressor: str) -> Call:
         shapes = [None if gradient is None else gradient.shape for gradient in gradients]
     else:
         names, shapes = [v.name for v in variables], [v.shape for v in variables]
-    return Call(operation, gradients, labels_of(names), shapes, seen["process_set"], None)
+    return Call(operation, gradients, names, shapes, seen["process_set"], None)
 
 
 def _direct(seen: dict[str, Any], tensors: list[Any], operation: str, compressor: str) -> Call:
     name = seen["name"]
     _check_op(seen["op"], f"{operation} of {name!r}", compressor)
-    labels = [name or "noname"] if len(tensors) == 1 else [f"{name or 'noname'}.{i}" for i in range(len(tensors))]
+    names = [name or "noname"] if len(tensors) == 1 else [f"{name or 'noname'}.{i}" for i in range(len(tensors))]
     arguments = {key: seen[key] for key in _ASKED_AGAIN}
     shapes = [tensor.shape for tensor in tensors]
-    return Call(f"{operation} of {name!r}", tensors, labels, shapes, seen["process_set"], arguments)
+    return Call(f"{operation} of {name!r}", tensors, names, shapes, seen["process_set"], arguments)
 
 
 def _of_reducescatter(frame: FrameType, tensor: Any, compressor: str) -> Call:
@@ -164,21 +153,13 @@ def _check_op(op: Any, operation: str, compressor: str) -> None:
 
 def refuse_xla(operation: str, compressor: str) -> None:
     """Raise UnsupportedError while a function with jit_compile=True is traced: neither Horovod nor we run there."""
-    for frame in _all_frames():
-        function = frame.f_locals.get("self")
-        if isinstance(function, _TRACED) and getattr(function, "_jit_compile", None):
+    for frame in _above(sys._getframe()):
+        # TensorFlow's own frames alone: to read a user's local variables is to keep them alive until it returns.
+        if frame.f_code.co_filename == _TRACED and getattr(frame.f_locals.get("self"), "_jit_compile", None):
             raise UnsupportedError(
                 f"{operation} with compression={compressor}: expected a function that TensorFlow runs, got one that "
-                "XLA compiles; write tf.function(jit_compile=False), or model.compile(..., jit_compile=False), which "
-                "is not Keras 3's default"
+                "XLA compiles; write tf.function(jit_compile=False), or model.compile(..., jit_compile=False)"
             )
-
-
-def _all_frames() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
 
 
 @dataclass(frozen=True)
@@ -210,7 +191,7 @@ def _inner(function: Any, name: str) -> Any:
     return None
 
 
-_TRACED = type(tf.function(lambda: None))
+_TRACED = inspect.unwrap(type(tf.function(lambda: None)).__call__).__code__.co_filename
 _ASKED_AGAIN = ("op", "prescale_factor", "postscale_factor", "process_set")
 _GRADIENTS = _checked(
     _inner(hvd._make_cached_allreduce_grads_fn, "allreduce_grads"), "grads", "vars", "process_set", "op"

@@ -33,6 +33,16 @@ class Pending:
     call: Call
 
 
+@dataclass
+class _Open:
+    """An exchange that Horovod has still to ask for ``missing`` of its tensors."""
+
+    scheme: Scheme
+    tensors: list[Any]
+    exchange: Exchange
+    missing: int
+
+
 #: None: Horovod's result is the result. A dtype: cast Horovod's result. Pending: an exchange has it.
 Context: TypeAlias = "tf.DType | Pending | None"
 
@@ -41,19 +51,17 @@ class Engine:
     """Finds or makes the exchange of each tensor."""
 
     def __init__(self) -> None:
-        self._latest = local()
+        self._thread = local()
         self._names = _Names()
 
     def compress(self, scheme: Scheme, tensor: Any) -> tuple[Any, Context]:
         """What Horovod is to reduce in place of ``tensor``, and the context for ``decompress``."""
         compressor = type(scheme).__name__
-        if isinstance(tensor, tf.Variable):
-            tensor = tf.convert_to_tensor(tensor)
         call = calls.caller(tensor, compressor)
         if not is_ours(tensor) or not (_elastic() or _shared(call.process_set)):
             # Horovod has no bfloat16 reduction, and asks for one in the graph even where it is never run.
             return (tf.cast(tensor, tf.float32), tensor.dtype) if tensor.dtype == tf.bfloat16 else (tensor, None)
-        exchange, call = self._exchange(scheme, call, compressor)
+        exchange = self._exchange(scheme, call, compressor)
         pending = Pending(exchange, call.index_of(tensor), tensor, scheme, call)
         return exchange.send(pending.index), pending
 
@@ -66,17 +74,19 @@ class Engine:
         result = context.exchange.result(context.index, reduced)
         return result if context.call.arguments is None else _differentiable(context, result)
 
-    def _exchange(self, scheme: Scheme, call: Call, compressor: str) -> tuple[Exchange, Call]:
+    def _exchange(self, scheme: Scheme, call: Call, compressor: str) -> Exchange:
         """The exchange of ``call``, made in the graph of its tensors when the first of them comes."""
-        latest = getattr(self._latest, "value", None)
-        if latest is not None and latest[0] == scheme and latest[1].tensors is call.tensors:
-            return latest[2], latest[1]
-        with _graph_of(call, compressor):
-            calls.refuse_xla(call.operation, compressor)
-            world, shared = _world(call.process_set)
-            exchange = Exchange(scheme, call, world, shared, self._names.of(call))
-        self._latest.value = (scheme, call, exchange)
-        return exchange, call
+        open_ = getattr(self._thread, "open", None)
+        if open_ is None or open_.scheme != scheme or open_.tensors is not call.tensors:
+            with _graph_of(call, compressor):
+                calls.refuse_xla(call.operation, compressor)
+                world, shared = _world(call.process_set)
+                exchange = Exchange(scheme, call, world, shared, self._names.of(call))
+            open_ = _Open(scheme, call.tensors, exchange, sum(map(is_ours, call.tensors)))
+        open_.missing -= 1
+        # Not longer than needed: it holds gradients.
+        self._thread.open = open_ if open_.missing else None
+        return open_.exchange
 
 
 class _Names:
@@ -126,7 +136,7 @@ def _differentiable(pending: Pending, result: Any) -> Any:
 
         return tf.stop_gradient(result), backward
 
-    return reduced(pending.tensor)
+    return reduced(tf.convert_to_tensor(pending.tensor))
 
 
 def _world(process_set: hvd.ProcessSet) -> tuple[World, Any]:

@@ -1,5 +1,8 @@
 """hvd.DistributedGradientTape with compression=GlobalQSGD."""
 
+import gc
+import weakref
+
 import horovod.tensorflow as hvd
 import numpy as np
 import pytest
@@ -106,6 +109,36 @@ def test_variables_without_a_gradient(mode):
     nothing, result = run(mode, step)
     assert nothing is None
     assert_is_mean(result, "conv/kernel")
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_gradient_whose_shape_only_its_variable_knows(several, wrong):
+    variable = tf.Variable(tf.zeros([3000]), name="w")
+    own = gradient("w", (3000,), hvd.rank()).astype("f")[wrong:]
+
+    @tf.custom_gradient
+    def total(x):
+        return tf.reduce_sum(x), lambda upstream: tf.numpy_function(lambda: own, [], tf.float32)
+
+    def step():
+        with tf.GradientTape() as tape:
+            loss = total(variable)
+        return hvd.DistributedGradientTape(tape, compression=GlobalQSGD).gradient(loss, [variable])[0]
+
+    if wrong:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="expected at least 3000 elements, got 2999"):
+            run("function", step)
+    else:
+        assert_is_mean(tf.ensure_shape(run("function", step), [3000]), "w")
+
+
+def test_nothing_keeps_gradients_alive():
+    x = tf.constant(np.zeros(5000, "f"))
+    alive = weakref.ref(x)
+    hvd.allreduce(x, compression=GlobalQSGD)
+    del x
+    gc.collect()
+    assert alive() is None
 
 
 def test_no_gradient_at_all():

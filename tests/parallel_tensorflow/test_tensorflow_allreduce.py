@@ -61,8 +61,12 @@ def test_integers_travel_as_horovod_sends_them(dtype):
     np.testing.assert_array_equal(result, x.numpy() * hvd.size())
 
 
-def test_a_variable():
-    assert_is_mean(hvd.allreduce(tf.Variable(own("x", (3000,))), compression=GlobalQSGD), "x")
+def test_variables():
+    x, y = tf.Variable(own("x", (3000,))), tf.Variable(own("y", (7,)))
+    assert_is_mean(hvd.allreduce(x, compression=GlobalQSGD), "x")
+    first, second = hvd.grouped_allreduce([x, y], compression=GlobalQSGD)
+    assert_is_mean(first, "x")
+    assert_is_mean(second, "y")
 
 
 @pytest.mark.parametrize("mode", MODES)

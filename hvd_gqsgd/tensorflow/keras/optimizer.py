@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,9 @@ if int(keras.__version__.split(".")[0]) < 3 or keras.config.backend() != "tensor
         f"hvd_gqsgd.tensorflow.keras: expected Keras 3 on TensorFlow, got Keras {keras.__version__} on "
         f"{keras.backend.backend()}; write KERAS_BACKEND=tensorflow, or import horovod.tensorflow.keras for Keras 2"
     )
+
+
+_LOSS_SCALING = inspect.getsourcefile(keras.optimizers.LossScaleOptimizer)
 
 
 class _Reducing:
@@ -106,8 +110,8 @@ def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None, **di
 def _refuse_loss_scaling_outside(optimizer: Any) -> None:
     frame = sys._getframe(2)
     while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, keras.optimizers.LossScaleOptimizer) and caller is not optimizer:
+        # Keras's own frames alone: to read a user's local variables is to keep them alive until it returns.
+        if frame.f_code.co_filename == _LOSS_SCALING and frame.f_locals.get("self", optimizer) is not optimizer:
             raise UnsupportedError(
                 "model.compile under mixed_float16: expected the loss scaling inside of DistributedOptimizer, got it "
                 "outside; write DistributedOptimizer(keras.optimizers.LossScaleOptimizer(optimizer), ...)"
