@@ -28,7 +28,7 @@ bench: setup ## as root: what it gains between two shaped hosts, ten minutes; be
 	@$(PYTHON) -m benchmarks.report build/bench.json --plots build/plots
 
 check-arm64: ## compile the kernels for arm64, with Debian's g++-aarch64-linux-gnu
-	@for file in hvd_gqsgd/kernels/csrc/*.cpp; do \
+	@for file in hvd_gqsgd/*/csrc/*.cpp; do \
 		aarch64-linux-gnu-g++ -std=c++17 -O3 -fno-math-errno -ffp-contract=off -fopenmp -Wall -Wextra -Werror \
 			-c -o /dev/null $$file || exit 1; done; echo "arm64: compiles"
 

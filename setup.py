@@ -34,7 +34,7 @@ setup(
         Extension(
             "hvd_gqsgd.tensorflow._ops",
             sources=[f"{TENSORFLOW}/ops.cpp"],
-            depends=[f"{TENSORFLOW}/tf_c_api.h", f"{CSRC}/kernels.h"],
+            depends=[*glob(f"{TENSORFLOW}/*.h"), f"{CSRC}/kernels.h"],
             language="c++",
             extra_compile_args=["-std=c++17", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"],
             extra_link_args=["-ldl"],

@@ -132,11 +132,12 @@ def digests_of(statement: Statement) -> bytes:
 def only_odd(statement: Statement, said: Mapping[int, bytes]) -> Statement:
     """The statement with only those tensors that not every rank has, so that it is short whatever the model.
 
-    said: each rank's ``digests_of``.
+    said: each rank's ``digests_of``. Where one did not fit, tensors past its last digest are not judged.
     """
     common = set.intersection(*(_digests_in(text) for text in said.values()))
-    odd = sorted(tensor for key, tensor in _by_digest(statement).items() if key not in common)
-    return replace(statement, tensors=tuple(odd))
+    ends = [text[-_DIGEST_BYTES:] for text in said.values() if len(text) == DIGESTS_BYTES]
+    judged = {key: tensor for key, tensor in _by_digest(statement).items() if not ends or key <= min(ends)}
+    return replace(statement, tensors=tuple(sorted(t for key, t in judged.items() if key not in common)))
 
 
 def verdict(operation: str, statements: Mapping[int, Statement]) -> GQSGDError:

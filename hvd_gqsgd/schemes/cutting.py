@@ -18,6 +18,11 @@ class Piece(NamedTuple):
     numel: int
 
 
+def label_of(name: str, start: int) -> str:
+    """What the piece of tensor ``name`` that begins at element ``start`` is called: its part of the dither's key."""
+    return f"{name}[{start}:]" if start else name
+
+
 def cut(tensors: Iterable[tuple[int, int]], block_size: int) -> list[list[Piece]]:
     """Buckets of about BUCKET_BYTES each, from (numel, bytes per element) of each tensor in the agreed order.
 

@@ -1,7 +1,8 @@
 """A gate in front of an exchange: in every step, nothing is sent before all ranks are known to mean the same.
 
 It costs one allreduce of eight bytes that waits for no gradient, so under tf.function it is over before the first one
-is there. It has a name and a size that depend on nothing that ranks could differ in.
+is there. Its size is always the same, and its name says where it stands in the program, and nothing of settings,
+variables or shapes, which is what ranks get wrong.
 """
 
 from __future__ import annotations
@@ -91,6 +92,4 @@ class Parties:
         return self._allreduce(packed, hvd.Sum, kind)
 
     def _allreduce(self, tensor: Any, op: Any, kind: str) -> Any:
-        return hvd.allreduce(
-            tensor, op=op, name=f"{self.name}.{kind}", process_set=self.process_set, ignore_name_scope=True
-        )
+        return hvd.allreduce(tensor, op=op, name=f"{self.name}.{kind}", process_set=self.process_set)

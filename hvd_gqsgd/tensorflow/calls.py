@@ -37,12 +37,14 @@ _NEAR = 16
 class Call:
     """One operation of Horovod and everything that it reduces.
 
-    operation: for messages. tensors: all of it, None where a variable has no gradient. names: one for each.
+    operation: for messages. given: all that it reduces, as Horovod has it; tensors: the same as tensors, None where a
+    variable has no gradient. names: one for each.
     shapes: as the variables have them, where there are variables. arguments: what Horovod was asked for, to be asked
     again for a gradient of the result (hvd.allreduce and hvd.grouped_allreduce only).
     """
 
     operation: str
+    given: list[Any]
     tensors: list[Any]
     names: list[str]
     shapes: list[Any]
@@ -53,10 +55,6 @@ class Call:
     def labels(self) -> list[str]:
         """A name for each tensor, all different and the same on every rank."""
         return labels_of(self.names)
-
-    def index_of(self, tensor: Any) -> int:
-        """Which of ``tensors`` it is."""
-        return next(index for index, other in enumerate(self.tensors) if other is tensor)
 
 
 def caller(tensor: Any, compressor: str) -> Call:
@@ -123,16 +121,18 @@ def _of_gradients(frame: FrameType, op: Any, compressor: str) -> Call:
         shapes = [None if gradient is None else gradient.shape for gradient in gradients]
     else:
         names, shapes = [v.name for v in variables], [v.shape for v in variables]
-    return Call(operation, gradients, names, shapes, seen["process_set"], None)
+    return Call(operation, gradients, gradients, names, shapes, seen["process_set"], None)
 
 
-def _direct(seen: dict[str, Any], tensors: list[Any], operation: str, compressor: str) -> Call:
+def _direct(seen: dict[str, Any], given: list[Any], operation: str, compressor: str) -> Call:
     name = seen["name"]
     _check_op(seen["op"], f"{operation} of {name!r}", compressor)
-    names = [name or "noname"] if len(tensors) == 1 else [f"{name or 'noname'}.{i}" for i in range(len(tensors))]
+    names = [name or "noname"] if len(given) == 1 else [f"{name or 'noname'}.{i}" for i in range(len(given))]
+    # Horovod takes NumPy's arrays as well.
+    tensors = [tensor if tf.is_tensor(tensor) else tf.convert_to_tensor(tensor) for tensor in given]
     arguments = {key: seen[key] for key in _ASKED_AGAIN}
     shapes = [tensor.shape for tensor in tensors]
-    return Call(f"{operation} of {name!r}", tensors, names, shapes, seen["process_set"], arguments)
+    return Call(f"{operation} of {name!r}", given, tensors, names, shapes, seen["process_set"], arguments)
 
 
 def _of_reducescatter(frame: FrameType, tensor: Any, compressor: str) -> Call:

@@ -35,12 +35,12 @@ class Pending:
 
 @dataclass
 class _Open:
-    """An exchange that Horovod has still to ask for ``missing`` of its tensors."""
+    """An exchange that Horovod has still to ask for the tensors with numbers ``missing``."""
 
     scheme: Scheme
-    tensors: list[Any]
+    given: list[Any]
     exchange: Exchange
-    missing: int
+    missing: list[int]
 
 
 #: None: Horovod's result is the result. A dtype: cast Horovod's result. Pending: an exchange has it.
@@ -58,12 +58,14 @@ class Engine:
         """What Horovod is to reduce in place of ``tensor``, and the context for ``decompress``."""
         compressor = type(scheme).__name__
         call = calls.caller(tensor, compressor)
+        given = tensor
+        if not tf.is_tensor(tensor):
+            tensor = tf.convert_to_tensor(tensor)
         if not is_ours(tensor) or not (_elastic() or _shared(call.process_set)):
             # Horovod has no bfloat16 reduction, and asks for one in the graph even where it is never run.
             return (tf.cast(tensor, tf.float32), tensor.dtype) if tensor.dtype == tf.bfloat16 else (tensor, None)
-        exchange = self._exchange(scheme, call, compressor)
-        pending = Pending(exchange, call.index_of(tensor), tensor, scheme, call)
-        return exchange.send(pending.index), pending
+        exchange, index = self._exchange(scheme, call, given, compressor)
+        return exchange.send(index), Pending(exchange, index, tensor, scheme, call)
 
     def decompress(self, reduced: Any, context: Context) -> Any:
         """The tensor that Horovod's caller gets, from what Horovod made of ``compress``'s first result."""
@@ -74,19 +76,23 @@ class Engine:
         result = context.exchange.result(context.index, reduced)
         return result if context.call.arguments is None else _differentiable(context, result)
 
-    def _exchange(self, scheme: Scheme, call: Call, compressor: str) -> Exchange:
-        """The exchange of ``call``, made in the graph of its tensors when the first of them comes."""
+    def _exchange(self, scheme: Scheme, call: Call, given: Any, compressor: str) -> tuple[Exchange, int]:
+        """The exchange of ``call``, made when the first of its tensors comes, and which of them ``given`` is."""
         open_ = getattr(self._thread, "open", None)
-        if open_ is None or open_.scheme != scheme or open_.tensors is not call.tensors:
+        if open_ is None or open_.scheme != scheme or open_.given is not call.given:
             with _graph_of(call, compressor):
                 calls.refuse_xla(call.operation, compressor)
                 world, shared = _world(call.process_set)
                 exchange = Exchange(scheme, call, world, shared, self._names.of(call))
-            open_ = _Open(scheme, call.tensors, exchange, sum(map(is_ours, call.tensors)))
-        open_.missing -= 1
+            self._thread.open = None
+            ours = [index for index, tensor in enumerate(call.tensors) if is_ours(tensor)]
+            open_ = _Open(scheme, call.given, exchange, ours)
+        # Horovod asks in the order of its groups, and one tensor may be there twice.
+        index = next(index for index in open_.missing if call.given[index] is given)
+        open_.missing.remove(index)
         # Not longer than needed: it holds gradients.
         self._thread.open = open_ if open_.missing else None
-        return open_.exchange
+        return open_.exchange, index
 
 
 class _Names:
@@ -101,8 +107,9 @@ class _Names:
         self._counts: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
 
     def of(self, call: Call) -> str:
-        what = "gradients" if call.arguments is None else digest(*call.labels)
-        name = f"hvd_gqsgd.{call.process_set.process_set_id}.{what}"
+        what = "gradients" if call.arguments is None else digest(call.operation)
+        # hvd.elastic.run takes an error for one of Horovod's where it finds this first word in its text.
+        name = f"HorovodAllreduce.hvd_gqsgd.{call.process_set.process_set_id}.{what}"
         if tf.executing_eagerly():
             return name
         graph = tf.compat.v1.get_default_graph()
@@ -144,7 +151,8 @@ def _world(process_set: hvd.ProcessSet) -> tuple[World, Any]:
     if not _elastic():
         return World(process_set.size(), process_set.rank()), None
     number = process_set.process_set_id
-    size, rank = hvd.size_op(number), hvd.rank_op()
+    # A set other than the global one has to be made anew after each reset, and with it the graph.
+    size, rank = hvd.size_op(number), tf.constant(process_set.rank()) if number else hvd.rank_op()
     included = tf.equal(hvd.process_set_included_op(number), 1)
     return GraphWorld(size, rank), tf.logical_and(included, size > 1)
 

@@ -32,11 +32,17 @@ class Exchange:
         self._call = call
         self._world = world
         self._name = name
+        self._shared = shared
         self._plan = Plan.of(scheme, call)
-        check = self._plan.check_value(scheme)
-        self._kernels = GraphKernels(check)
+        self._tensors = list(call.tensors)
+        for spec in self._plan.specs:
+            # Nothing where the shape is known; else it is one that only the variable knew.
+            self._tensors[spec.index] = tf.ensure_shape(call.tensors[spec.index], spec.shape)
+        self._check = self._plan.check_value(scheme)
+        self._kernels = GraphKernels(self._check)
         self._buckets = [
-            GraphBucket(load.layout, load.names, check, norms=Buffer(), words=Buffer()) for load in self._plan.loads
+            GraphBucket(load.layout, load.names, self._check, norms=Buffer(), words=Buffer())
+            for load in self._plan.loads
         ]
         # An elastic run learns its size when the graph runs, and GraphWorld.levels says it there.
         self._problem = scheme.misfit(world.size) if isinstance(world.size, int) else ""
@@ -49,24 +55,31 @@ class Exchange:
         For one that is compressed a probe: a 1, which returns as the factor that the user asked for. In float32 or
         float64, because Horovod takes no bfloat16 and, in a group, no two dtypes.
         """
-        tensor = self._call.tensors[index]
+        tensor = self._tensors[index]
         dtype = tf.float64 if tensor.dtype == tf.float64 else tf.float32
         if self._compresses(index):
-            return after(tf.ones([1], dtype), self._gate, sent_bytes=dtype.size)
-        numel = tensor.shape.num_elements() or 0
-        value = tf.cast(tensor, dtype)
-        return after(value, self._gate, sent_bytes=numel * dtype.size, dense_bytes=numel * tensor.dtype.size)
+            return after(tf.ones([1], dtype), self._gate, place=index, sent_bytes=dtype.size)
+        numel = tensor.shape.num_elements()
+        sizes = {"sent_bytes": numel * dtype.size, "dense_bytes": numel * tensor.dtype.size}
+        return after(tf.cast(tensor, dtype), self._gate, place=index, **sizes)
 
     def result(self, index: int, reduced: Any) -> Any:
         """The reduced tensor with number ``index``, from what Horovod made of what was sent."""
-        tensor = self._call.tensors[index]
+        tensor = self._tensors[index]
         if not self._compresses(index):
             return tf.cast(reduced, tensor.dtype)
+        if self._shared is None:
+            return self._decode(index, reduced[0])
+        alone = lambda: tensor * tf.cast(reduced[0], tensor.dtype)  # noqa: E731
+        return tf.cond(self._shared, lambda: self._decode(index, reduced[0]), alone)
+
+    def _decode(self, index: int, scale: Any) -> Any:
+        tensor = self._tensors[index]
         for load, member in self._plan.places_of(index):
             part = self._plan.loads[load].parts[member]
             asked: list[PartBuffer | None] = [None] * len(self._plan.loads[load].parts)
             asked[member] = buffer = PartBuffer(tensor, part.start)
-            self._scheme.decode(self._buckets[load], self._kernels, self._world, asked, scale=reduced[0])
+            self._scheme.decode(self._buckets[load], self._kernels, self._world, asked, scale=scale)
             tensor = buffer.tensor
         return tensor
 
@@ -79,7 +92,7 @@ class Exchange:
         step = state_of(self._scheme).next_step()
         statement = Statement.of(self._scheme, [str(spec) for spec in self._plan.specs], self._problem)
         parties = Parties(self._world, self._call.process_set, self._name, self._call.operation)
-        gate = parties.gate(statement, self._plan.check_value(self._scheme), step)
+        gate = parties.gate(statement, self._check, step)
         sums = [gate]
         self._kernels.gate = gate
         if not self._problem:
@@ -104,13 +117,11 @@ class Exchange:
     def _exchange(self, number: int, load: Load, step: Any) -> None:
         bucket = self._buckets[number]
         bucket.step = step
-        bucket.tensors = [PartBuffer(self._call.tensors[part.spec.index], part.start) for part in load.parts]
+        bucket.tensors = [PartBuffer(self._tensors[part.spec.index], part.start) for part in load.parts]
         for turn, collective in enumerate(self._scheme.exchange(bucket, self._kernels, self._world)):
             op = hvd.Max if isinstance(collective, Max) else hvd.Sum
             collective.buffer.tensor = self._allreduce(collective.buffer.tensor, op, f"{number}.{turn}")
         bucket.tensors = ()
 
     def _allreduce(self, tensor: Any, op: Any, what: str) -> Any:
-        return hvd.allreduce(
-            tensor, op=op, name=f"{self._name}.{what}", process_set=self._call.process_set, ignore_name_scope=True
-        )
+        return hvd.allreduce(tensor, op=op, name=f"{self._name}.{what}", process_set=self._call.process_set)

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from hvd_gqsgd.errors import UnsupportedError
 from hvd_gqsgd.kernels.base import Kernels
 from hvd_gqsgd.kernels.layout import Layout
 from hvd_gqsgd.maths.levels import max_lane_sum
@@ -155,6 +156,19 @@ class GraphWorld(World):
             return tf.identity(levels)
 
 
-def after(value: Any, gate: Any, *, sent_bytes: int = 0, dense_bytes: int = 0) -> Any:
-    """``value`` once ``gate`` (float32) is there, and count what is about to be sent."""
-    return operators.hvd_gqsgd_after(value=value, gate=gate, sent_bytes=sent_bytes, dense_bytes=dense_bytes)
+def after(value: Any, gate: Any, *, place: int = 0, sent_bytes: int = 0, dense_bytes: int = 0) -> Any:
+    """``value`` once ``gate`` (float32) is there, and count what is about to be sent.
+
+    place: another one for each of several with equal values, or Grappler makes one of them all.
+    """
+    return operators.hvd_gqsgd_after(
+        value=value, gate=gate, place=place, sent_bytes=sent_bytes, dense_bytes=dense_bytes
+    )
+
+
+@tf.RegisterGradient("HvdGqsgdDecode")
+def _no_second_derivative(operator: Any, gradient: Any) -> Any:
+    raise UnsupportedError(
+        f"{operator.name}: expected gradients to be reduced once, got a derivative of reduced gradients; write "
+        "compression=hvd.Compression.none for this tape, or take the derivative before the gradients are reduced"
+    )

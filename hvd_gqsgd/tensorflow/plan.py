@@ -46,7 +46,7 @@ class Part:
 
     @property
     def label(self) -> str:
-        return f"{self.spec.label}[{self.start}:]" if self.start else self.spec.label
+        return cutting.label_of(self.spec.label, self.start)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def is_ours(tensor: Any) -> bool:
 def _static_shape(call: Call, index: int) -> tuple[int, ...]:
     shape = call.tensors[index].shape
     if not shape.is_fully_defined() and call.shapes[index] is not None:
-        # A dense gradient made of sparse ones; the operators check at run time that it has its variable's shape.
+        # A dense gradient made of sparse ones, for instance; that it has this shape is checked when the graph runs.
         shape = tf.TensorShape(call.shapes[index])
     if not shape.is_fully_defined():
         raise UnsupportedError(

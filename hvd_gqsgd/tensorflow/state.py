@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 
@@ -27,12 +25,10 @@ class CompressionState(tf.Module):
         return self.step.assign_add(1, read_value=True) - 1
 
 
-class _Eager:
-    """Stands for "no graph" among the graphs."""
-
-
-_EAGER = _Eager()
-_states: MutableMapping[Any, dict[Scheme, CompressionState]] = WeakKeyDictionary()
+#: Where nothing is being traced by TensorFlow 1.
+_states: dict[Scheme, CompressionState] = {}
+#: The collection in which a graph of TensorFlow 1 keeps its own, so that they go when it goes.
+_COLLECTION = "hvd_gqsgd_states"
 
 
 def state_of(scheme: Scheme) -> CompressionState:
@@ -40,13 +36,17 @@ def state_of(scheme: Scheme) -> CompressionState:
 
     Equal settings share it, because ``compression=GlobalQSGD(bits=4)`` may be written in the loop over steps.
     """
-    # TensorFlow 1's sessions have one state for each graph; otherwise there is one, whatever is being traced.
     with tf.init_scope():
-        eager = tf.executing_eagerly()
-        states = _states.setdefault(_EAGER if eager else tf.compat.v1.get_default_graph(), {})
-        if scheme not in states:
-            states[scheme] = _made_outside() if eager else CompressionState()
-        return states[scheme]
+        if tf.executing_eagerly():
+            if scheme not in _states:
+                _states[scheme] = _made_outside()
+            return _states[scheme]
+        kept = tf.compat.v1.get_collection_ref(_COLLECTION)
+        if not kept:
+            kept.append({})
+        if scheme not in kept[0]:
+            kept[0][scheme] = CompressionState()
+        return kept[0][scheme]
 
 
 def _made_outside() -> CompressionState:

@@ -53,7 +53,7 @@ class Part:
     @property
     def label(self) -> str:
         """Tells it from every other part of every tensor of its optimizer."""
-        return f"{self.spec.name}[{self.start}:]" if self.start else self.spec.name
+        return cutting.label_of(self.spec.name, self.start)
 
     @property
     def nbytes(self) -> int:

@@ -7,7 +7,15 @@ import sys
 import pytest
 
 from hvd_gqsgd.schemes import GlobalQSGD
-from hvd_gqsgd.schemes.agreement import Differences, Statement, check_value, tensor_id
+from hvd_gqsgd.schemes.agreement import (
+    DIGESTS_BYTES,
+    Differences,
+    Statement,
+    check_value,
+    digests_of,
+    only_odd,
+    tensor_id,
+)
 from hvd_gqsgd.schemes.base import CHECK_RANGE
 
 TENSORS = ("a [2, 3] float32 cpu", "b [4] float32 cpu")
@@ -67,3 +75,13 @@ def test_digests_are_the_same_in_every_process():
     assert said == {f"{tensor_id('a.weight')} {check_value('a', 'b')}\n".encode()}
     assert 1 <= check_value("a", "b") < CHECK_RANGE
     assert check_value("a", "b") != check_value("ab")
+
+
+def test_tensors_past_what_fits_are_not_called_odd():
+    many = statement(tensors=tuple(f"t{i} [4] float32 cpu" for i in range(DIGESTS_BYTES // 8 + 500)))
+    other = statement(tensors=(*many.tensors[:-1], "t0 [5] float32 cpu"))
+    said = {0: digests_of(many), 1: digests_of(other)}
+    assert all(len(text) <= DIGESTS_BYTES for text in said.values())
+    for mine in (many, other):
+        # Nothing that both have, and of what differs at most what was said.
+        assert set(only_odd(mine, said).tensors) <= set(many.tensors) ^ set(other.tensors)

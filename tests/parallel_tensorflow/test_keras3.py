@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras_rig import DATA, assert_trained_alike
-from tf_rig import gradient, still_works
+from tf_rig import assert_is_mean, gradient, still_works
 
 import hvd_gqsgd.tensorflow.keras as hvd_keras
 from hvd_gqsgd.errors import UnsupportedError
@@ -122,6 +122,23 @@ def test_what_is_no_optimizer_of_keras_3_says_so():
     for wrong in (tf.keras.optimizers.SGD(0.1), once, "sgd"):
         with pytest.raises(UnsupportedError, match="DistributedOptimizer of .*expected an optimizer of Keras"):
             hvd_keras.DistributedOptimizer(wrong, compression=GlobalQSGD)
+
+
+@pytest.mark.parametrize("options", [{"op": hvd.Min}, {"op": hvd.Adasum}, {"groups": 0}])
+def test_arguments_that_horovod_refuses_are_refused(options):
+    with pytest.raises(ValueError, match="DistributedOptimizer: expected"):
+        hvd_keras.DistributedOptimizer(keras.optimizers.SGD(0.1), **options)
+
+
+def test_groups_of_variables():
+    model = make_model()
+    groups = [[model.trainable_variables[0], model.trainable_variables[3]]]
+    optimizer = hvd_keras.DistributedOptimizer(keras.optimizers.SGD(1.0), compression=GlobalQSGD, groups=groups)
+    before = [np.array(v) for v in model.trainable_variables]
+    given = [gradient(str(i), v.shape, hvd.rank()).astype("f") for i, v in enumerate(before)]
+    optimizer.apply([tf.constant(g) for g in given], model.trainable_variables)
+    for index, (old, new) in enumerate(zip(before, model.trainable_variables, strict=True)):
+        assert_is_mean(tf.constant(old - np.asarray(new)), str(index), slack=1e-5)
 
 
 def test_an_optimizer_keeps_what_it_has_and_a_model_loads_with_and_without_us(tmp_path):

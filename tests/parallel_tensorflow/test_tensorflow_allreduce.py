@@ -6,14 +6,14 @@ import pytest
 import tensorflow as tf
 from tf_rig import MODES, assert_are_means, assert_is_mean, gradient, run, still_works
 
-from hvd_gqsgd.errors import UnsupportedError
+from hvd_gqsgd.errors import DisagreementError, UnsupportedError
 from hvd_gqsgd.kernels.layout import Layout, Member
 from hvd_gqsgd.kernels.reference import ReferenceKernels
 from hvd_gqsgd.maths import floats
 from hvd_gqsgd.schemes import Bucket, World
 from hvd_gqsgd.schemes import GlobalQSGD as Specification
 from hvd_gqsgd.schemes.agreement import tensor_id
-from hvd_gqsgd.tensorflow import GlobalQSGD
+from hvd_gqsgd.tensorflow import GlobalQSGD, traffic
 from hvd_gqsgd.worlds import loopback
 
 
@@ -77,10 +77,38 @@ def test_grouped_allreduce(mode):
     assert_are_means(dict(zip(shapes, results, strict=True)))
 
 
-def test_one_tensor_twice_in_a_group():
+def test_one_tensor_twice_in_a_group(several):
     x = own("x", (3000,))
-    for result in hvd.grouped_allreduce([x, x], compression=GlobalQSGD):
+    first, second = hvd.grouped_allreduce([x, x], compression=GlobalQSGD)
+    assert_is_mean(first, "x")
+    assert_is_mean(second, "x")
+    # Each has a place and so a dither of its own.
+    assert (first.numpy() != second.numpy()).any()
+
+
+def test_groups_of_another_length_on_one_rank_say_so(several):
+    x = own("x", (3000,))
+    with pytest.raises(DisagreementError, match="grouped_allreduce of 'x': .*expected the same tensors on every rank"):
+        hvd.grouped_allreduce([x] * (1 + (hvd.rank() == 0)), name="x", compression=GlobalQSGD)
+    still_works()
+
+
+def test_arrays_of_numpy(several):
+    array = gradient("x", (3000,), hvd.rank()).astype("f")
+    traffic.reset()
+    assert_is_mean(hvd.allreduce(array, compression=GlobalQSGD), "x")
+    for result in hvd.grouped_allreduce([array, own("x", (3000,))], compression=GlobalQSGD):
         assert_is_mean(result, "x")
+    assert traffic.dense_bytes == 3 * 12_000
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_a_world_of_one_that_only_the_running_graph_knows(mode, monkeypatch):
+    # Alone or not, a direct call has no tf.cond of Horovod's around it.
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")
+    x = own("x", (3000,))
+    result = run(mode, lambda: hvd.allreduce(x, name="x", op=hvd.Sum, compression=GlobalQSGD))
+    assert_is_mean(result, "x", scale=hvd.size())
 
 
 @pytest.mark.parametrize("mode", ["eager", "function"])

@@ -77,17 +77,20 @@ def assert_is_mean(
     step: int = 0,
     scale: float = 1.0,
     bits: int = 8,
-    min_numel: int = 1024,
+    slack: float = 0.0,
     make: Callable[[int], np.ndarray] | None = None,
 ) -> None:
-    """``result`` is scale * mean over all ranks, within one level; exactly the mean where nothing is compressed."""
+    """``result`` is scale * mean over all ranks, within one level; exactly the mean where nothing is compressed.
+
+    slack: what was rounded away before the result came here.
+    """
     dtype = result.dtype
     make = make or (lambda rank: gradient(name, result.shape, rank, step))
     values = [tf.cast(tf.cast(make(rank), dtype), tf.float64).numpy() for rank in range(hvd.size())]
     mean = sum(values) / len(values)
     epsilon = {tf.float64: 2.0**-52, tf.float32: 2.0**-23, tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}[dtype]
-    bound = epsilon * 4 * max(np.abs(v).max() for v in values)
-    if mean.size >= min_numel and hvd.size() > 1:
+    bound = slack + epsilon * 4 * max(np.abs(v).max() for v in values)
+    if mean.size >= 1024 and hvd.size() > 1:
         bound = bound + level_of(values, bits)
     error = np.abs(tf.cast(result, tf.float64).numpy() / scale - mean)
     worst = (error - bound).max()

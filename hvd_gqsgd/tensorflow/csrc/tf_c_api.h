@@ -19,7 +19,7 @@ typedef struct TF_OpKernelConstruction TF_OpKernelConstruction;
 typedef struct TF_OpKernelContext TF_OpKernelContext;
 
 enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3 };
-enum { TF_FLOAT = 1, TF_DOUBLE = 2, TF_INT32 = 3, TF_BFLOAT16 = 14, TF_HALF = 19 };
+enum { TF_FLOAT = 1, TF_DOUBLE = 2, TF_INT32 = 3 };
 
 /* X(result, name, arguments) */
 #define GQSGD_TF_FUNCTIONS(X) \
@@ -53,7 +53,6 @@ enum { TF_FLOAT = 1, TF_DOUBLE = 2, TF_INT32 = 3, TF_BFLOAT16 = 14, TF_HALF = 19
     X(void, TF_OpKernelConstruction_GetAttrString, \
       (TF_OpKernelConstruction *, const char *, char *, size_t, TF_Status *)) \
     X(void, TF_OpKernelContext_Failure, (TF_OpKernelContext *, TF_Status *)) \
-    X(int, TF_NumInputs, (TF_OpKernelContext *)) \
     X(void, TF_GetInput, (TF_OpKernelContext *, int, TF_Tensor **, TF_Status *)) \
     X(void, TF_SetOutput, (TF_OpKernelContext *, int, const TF_Tensor *, TF_Status *)) \
     X(TF_Tensor *, TF_AllocateOutput, \

@@ -57,8 +57,9 @@ def DistributedOptimizer(
     optimizer, and with ``load_model`` of this module with a distributed one. With gradient_accumulation_steps, every
     step is reduced. Loss scaling goes inside: DistributedOptimizer(keras.optimizers.LossScaleOptimizer(opt)).
 
-    Raises UnsupportedError for what is no Keras 3 optimizer or distributed already; in ``apply`` for loss scaling
-    outside of it, which would let each rank decide alone whether to skip a step, and for jit_compile=True.
+    Raises ValueError for another op and for groups that are not positive; UnsupportedError for what is no Keras 3
+    optimizer or distributed already, and in ``apply`` for loss scaling outside of it, which would let each rank decide
+    alone whether to skip a step, and for jit_compile=True.
     """
     base = type(optimizer)
     if not isinstance(optimizer, keras.optimizers.Optimizer) or isinstance(optimizer, _Reducing):
@@ -67,6 +68,12 @@ def DistributedOptimizer(
             f"{keras.__version__} that is not distributed yet; write for instance keras.optimizers.SGD(0.1), or for an "
             "optimizer of tf_keras horovod.tensorflow.keras.DistributedOptimizer"
         )
+    if op not in (hvd.Average, hvd.Sum):
+        raise ValueError("DistributedOptimizer: expected op Average or Sum; write op=hvd.Average")
+    if isinstance(groups, list):
+        groups = [[v.value if isinstance(v, keras.Variable) else v for v in group] for group in groups]
+    elif groups is not None and groups <= 0:
+        raise ValueError(f"DistributedOptimizer: expected groups to be positive or lists of variables, got {groups!r}")
     name = name or f"Distributed{base.__name__}"
     allreduce = hvd._make_allreduce_grads_fn(
         name,
