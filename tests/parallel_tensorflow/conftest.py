@@ -6,11 +6,6 @@ skipped.
 
 from __future__ import annotations
 
-import os
-
-# For horovod.tensorflow.keras; has to be set before TensorFlow is imported. Keras 3 is tested beside it, as `keras`.
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
 import horovod.tensorflow as hvd
 import pytest
 import tensorflow as tf
