@@ -2,6 +2,8 @@
 
 base          the yield protocol, the bucket that travels, what every scheme offers
 settings      frozen keyword-only settings with errors that say what to write
+compressor    Horovod takes a class or an instance
+cutting       how tensors are cut into buckets
 agreement     what ranks tell each other to find out why they differ
 global_qsgd   Global-QSGD with standard dithering
 """
