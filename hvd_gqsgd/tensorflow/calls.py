@@ -82,19 +82,12 @@ def _name_of(frame: FrameType) -> str:
 
 
 def _of_allreduce(frame: FrameType, tensor: Any, compressor: str) -> Call:
-    seen = frame.f_locals
+    """Of allreduce and grouped_allreduce."""
+    seen, operation = frame.f_locals, _name_of(frame)
     gradients = _gradients_around(frame)
     if gradients is not None:
         return _of_gradients(gradients, seen["op"], compressor)
-    return _direct(seen, [tensor], "allreduce", compressor)
-
-
-def _of_grouped_allreduce(frame: FrameType, tensor: Any, compressor: str) -> Call:
-    seen = frame.f_locals
-    gradients = _gradients_around(frame)
-    if gradients is not None:
-        return _of_gradients(gradients, seen["op"], compressor)
-    return _direct(seen, _tensor_list(), "grouped_allreduce", compressor)
+    return _direct(seen, [tensor] if operation == "allreduce" else _tensor_list(), operation, compressor)
 
 
 def _tensor_list() -> list[Any]:
@@ -199,7 +192,7 @@ _GRADIENTS = _checked(
 _READERS = {
     "allreduce": _Reader(_of_allreduce, _checked(hvd.allreduce, "tensor", "compression", "name", *_ASKED_AGAIN)),
     "grouped_allreduce": _Reader(
-        _of_grouped_allreduce, _checked(hvd.grouped_allreduce, "tensor_list", "compression", "name", *_ASKED_AGAIN)
+        _of_allreduce, _checked(hvd.grouped_allreduce, "tensor_list", "compression", "name", *_ASKED_AGAIN)
     ),
     "reducescatter": _Reader(_of_reducescatter, _checked(hvd.reducescatter, "tensor", "compression")),
     "grouped_reducescatter": _Reader(_of_reducescatter, _checked(hvd.grouped_reducescatter, "tensors", "compression")),

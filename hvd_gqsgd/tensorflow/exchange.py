@@ -70,12 +70,15 @@ class Exchange:
             return tf.cast(reduced, tensor.dtype)
         if self._shared is None:
             return self._decode(index, reduced[0])
-        alone = lambda: tensor * tf.cast(reduced[0], tensor.dtype)  # noqa: E731
-        return tf.cond(self._shared, lambda: self._decode(index, reduced[0]), alone)
+        return tf.cond(
+            self._shared,
+            lambda: self._decode(index, reduced[0]),
+            lambda: tensor * tf.cast(reduced[0], tensor.dtype),
+        )
 
     def _decode(self, index: int, scale: Any) -> Any:
         tensor = self._tensors[index]
-        for load, member in self._plan.places_of(index):
+        for load, member in self._plan.places[index]:
             part = self._plan.loads[load].parts[member]
             asked: list[PartBuffer | None] = [None] * len(self._plan.loads[load].parts)
             asked[member] = buffer = PartBuffer(tensor, part.start)
@@ -85,7 +88,7 @@ class Exchange:
 
     def _compresses(self, index: int) -> bool:
         # With a problem here, every rank fails at the gate.
-        return not self._problem and bool(self._plan.places_of(index))
+        return not self._problem and index in self._plan.places
 
     def _run(self) -> list[Any]:
         """Everything up to the sums; the tensors that ``_keep`` takes apart again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import tensorflow as tf
@@ -89,14 +90,14 @@ class Plan:
         """A number that differs, but for one case in 16 million, where ``scheme`` or a tensor does."""
         return agreement.check_value(repr(scheme), *map(str, self.specs))
 
-    def places_of(self, index: int) -> list[tuple[int, int]]:
-        """(load, member) for each part of the tensor with number ``index``; empty where it is not compressed."""
-        return [
-            (number, member)
-            for number, load in enumerate(self.loads)
-            for member, part in enumerate(load.parts)
-            if part.spec.index == index
-        ]
+    @cached_property
+    def places(self) -> dict[int, list[tuple[int, int]]]:
+        """(load, member) for each part of each tensor that is compressed, by the tensor's number."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for number, load in enumerate(self.loads):
+            for member, part in enumerate(load.parts):
+                found.setdefault(part.spec.index, []).append((number, member))
+        return found
 
 
 def _specs(call: Call) -> list[Spec]:
