@@ -1,7 +1,7 @@
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check bench check-arm64 doctor clean
+.PHONY: help setup demo test test-cluster check bench check-arm64 doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ demo: setup ## train digits without and with compression, print one table
 
 test: setup ## all tests; more options: make test PYTEST_ARGS="-x -k lanes"
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-cluster: setup ## the image, clusters of its containers, nodes that die; with docker, or podman as root
+	@docker/with-engine $(PYTHON) -m pytest tests/cluster $(PYTEST_ARGS)
 
 check: setup ## lint, format, types, file sizes
 	@$(PYTHON) -m ruff check .

@@ -8,7 +8,9 @@
 # overwritten. A wheel appears in the cache under its name only when it is whole, and one process builds at a time.
 #
 #   HVD_GQSGD_CACHE        the cache, default ${XDG_CACHE_HOME:-~/.cache}/hvd_gqsgd
-#   HOROVOD_GPU_*, HOROVOD_NCCL_*, HOROVOD_CUDA_*      passed on to Horovod's own build, and part of the key
+#   HOROVOD_WITHOUT_TENSORFLOW=1      for PyTorch alone
+#   HOROVOD_GPU_*, HOROVOD_NCCL_*, HOROVOD_CUDA_*, HOROVOD_BUILD_CUDA_*
+#                          passed on to Horovod's own build, and part of the key
 set -euo pipefail
 
 [ -x "${1:-}" ] || { echo "usage: bootstrap/horovod.sh PYTHON" >&2; exit 2; }
@@ -22,7 +24,9 @@ cxx=${CXX:-g++}
 
 say() { printf 'horovod: %s\n' "$*" >&2; }
 
-features=(HOROVOD_WITH_GLOO=1 HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1)
+tensorflow=HOROVOD_WITH_TENSORFLOW=1
+[ "${HOROVOD_WITHOUT_TENSORFLOW:-0}" = 0 ] || tensorflow=HOROVOD_WITHOUT_TENSORFLOW=1
+features=(HOROVOD_WITH_GLOO=1 HOROVOD_WITH_PYTORCH=1 "$tensorflow" HOROVOD_WITHOUT_MXNET=1)
 if command -v mpicxx >/dev/null && command -v mpirun >/dev/null; then
     mpi=$(mpirun --version 2>&1 | sed -n 1p)
     features+=(HOROVOD_WITH_MPI=1)
@@ -32,7 +36,7 @@ else
 fi
 while IFS= read -r setting; do
     features+=("$setting")
-done < <(env | grep -E '^HOROVOD_(GPU|NCCL|CUDA)_' | sort)
+done < <(env | grep -E '^HOROVOD_(GPU|NCCL|CUDA|BUILD_CUDA)_' | sort)
 # Not -march=native: a wheel cache in a shared home must run on every machine that reaches it. Horovod adds
 # AVX and F16C itself only for these flags.
 case $(uname -m) in
