@@ -49,7 +49,9 @@ def _cluster(*arguments: str) -> str:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode:
-        raise SystemExit(f"benchmarks: docker/cluster {arguments[0]} ended with status {done.returncode}:\n{done.stdout}")
+        raise SystemExit(
+            f"benchmarks: docker/cluster {arguments[0]} ended with status {done.returncode}:\n{done.stdout}"
+        )
     return done.stdout
 
 
