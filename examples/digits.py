@@ -43,9 +43,10 @@ def report(
     """
     sent_bytes = {"none": dense_bytes, "fp16": dense_bytes // 2}.get(args.compression, sent_bytes)
     bits = {"none": 32, "fp16": 16}.get(args.compression, args.bits)
+    less = f"{dense_bytes / sent_bytes:.2f} x" if sent_bytes else "a rank alone sends nothing"
     print(
         f"{args.compression} {bits} bits: accuracy {accuracy:.4f}, {sent_bytes:,} bytes per step and rank beside "
-        f"{dense_bytes:,} uncompressed ({dense_bytes / sent_bytes:.2f} x), {seconds:.1f} s"
+        f"{dense_bytes:,} uncompressed ({less}), {seconds:.1f} s"
     )
     if args.report:
         result = {

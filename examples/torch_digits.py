@@ -8,6 +8,7 @@ What differs from a Horovod script without compression is the argument ``compres
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 
 import digits
 import horovod.torch as hvd
@@ -46,27 +47,30 @@ def accuracy_of(model: nn.Module, data: TensorDataset) -> float:
         return (model(images).argmax(dim=1) == labels).float().mean().item()
 
 
-def main() -> None:
-    args = digits.parse_arguments(__doc__)
-    hvd.init()
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(1)  # several ranks share this machine
-
-    train, test = make_data(args.seed)
-    shard = DistributedSampler(train, num_replicas=hvd.size(), rank=hvd.rank(), seed=args.seed)
-    batches = DataLoader(train, batch_size=args.batch_size, sampler=shard, drop_last=True)
-
-    model = make_model()
+def make_optimizer(args: Namespace, model: nn.Module) -> torch.optim.Optimizer:
     compression = {
         "none": hvd.Compression.none,
         "fp16": hvd.Compression.fp16,
         "gqsgd": GlobalQSGD(bits=args.bits),
     }[args.compression]
-    optimizer = hvd.DistributedOptimizer(
+    return hvd.DistributedOptimizer(
         torch.optim.SGD(model.parameters(), lr=args.lr * hvd.size(), momentum=0.9),
         named_parameters=model.named_parameters(),
         compression=compression,
     )
+
+
+def train(args: Namespace) -> dict:
+    """Train in the world that Horovod was initialised with; what ``digits.report`` wants to know."""
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(1)  # several ranks share this machine
+
+    data, test = make_data(args.seed)
+    shard = DistributedSampler(data, num_replicas=hvd.size(), rank=hvd.rank(), seed=args.seed)
+    batches = DataLoader(data, batch_size=args.batch_size, sampler=shard, drop_last=True)
+
+    model = make_model()
+    optimizer = make_optimizer(args, model)
     hvd.broadcast_parameters(model.state_dict(), root_rank=0)
     hvd.broadcast_optimizer_state(optimizer, root_rank=0)
 
@@ -84,15 +88,21 @@ def main() -> None:
                 bar.update()
             bar.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.3f}")
 
+    return {
+        "ranks": hvd.size(),
+        "accuracy": accuracy_of(model, test),
+        "dense_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "sent_bytes": traffic.sent_bytes // steps,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def main() -> None:
+    args = digits.parse_arguments(__doc__)
+    hvd.init()
+    result = train(args)
     if hvd.rank() == 0:
-        digits.report(
-            args,
-            ranks=hvd.size(),
-            accuracy=accuracy_of(model, test),
-            dense_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
-            sent_bytes=traffic.sent_bytes // steps,
-            seconds=time.perf_counter() - started,
-        )
+        digits.report(args, **result)
 
 
 if __name__ == "__main__":

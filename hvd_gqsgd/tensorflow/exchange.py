@@ -23,8 +23,8 @@ from hvd_gqsgd.tensorflow.state import state_of
 class Exchange:
     """What one operation makes of its tensors.
 
-    world: as tensors where an elastic run may change it. shared: a bool tensor, whether there is anybody to exchange
-    with when the graph runs; None where that is known to be so. name: of the collectives, the same on every rank.
+    world: as it is when the graph runs. shared: a bool tensor, whether there is anybody to exchange with then; None
+    where that is known to be so. name: of the collectives, the same on every rank.
     """
 
     def __init__(self, scheme: Scheme, call: Call, world: World, shared: Any, name: str) -> None:
@@ -45,7 +45,7 @@ class Exchange:
             for load in self._plan.loads
         ]
         # An elastic run learns its size when the graph runs, and GraphWorld.levels says it there.
-        self._problem = scheme.misfit(world.size) if isinstance(world.size, int) else ""
+        self._problem = scheme.misfit(call.process_set.size()) if shared is None else ""
         tensors = self._run() if shared is None else tf.cond(shared, self._run, self._nothing)
         self._keep(tensors)
 

@@ -143,13 +143,24 @@ class GraphBucket(Bucket):
 
 @dataclass(frozen=True)
 class GraphWorld(World):
-    """A world whose size and rank are tensors, because an elastic run changes them under a graph."""
+    """A world whose size and rank are tensors, because ``hvd.init`` may change them under a graph.
+
+    known: levels by bits, for an exchange that stands in one graph and works them out once. None for one with branches.
+    """
 
     size: Any
     rank: Any
+    known: dict[int, Any] | None = None
 
     def levels(self, bits: int) -> Any:
         """As in ``World``, but tf.errors.InvalidArgumentError when the graph runs."""
+        if self.known is None:
+            return self._levels(bits)
+        if bits not in self.known:
+            self.known[bits] = self._levels(bits)
+        return self.known[bits]
+
+    def _levels(self, bits: int) -> Any:
         levels = max_lane_sum(bits) // self.size
         message = f"GlobalQSGD(bits={bits}): expected at most {max_lane_sum(bits)} ranks; write more bits; got ranks: "
         with tf.control_dependencies([tf.debugging.Assert(levels > 0, [message, self.size])]):

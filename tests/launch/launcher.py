@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,20 +21,28 @@ def mpi_is_built() -> bool:
     return hvd.mpi_built()
 
 
-#: With MPI where Horovod has it. On CI its absence is a failure, not a skip.
-TRANSPORTS = [
-    "gloo",
-    pytest.param(
-        "mpi",
-        marks=pytest.mark.skipif(
-            not mpi_is_built() and not os.environ.get("CI"), reason="Horovod is built without MPI"
-        ),
-    ),
-]
+#: On CI its absence is a failure, not a skip.
+needs_mpi = pytest.mark.skipif(not mpi_is_built() and not os.environ.get("CI"), reason="Horovod is built without MPI")
+
+#: With MPI where Horovod has it.
+TRANSPORTS = ["gloo", pytest.param("mpi", marks=needs_mpi)]
 
 
 def horovodrun(*arguments: str | Path, timeout: float, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run horovodrun; stdout and stderr come back together. More ranks than cores are welcome."""
+    return subprocess.run(_command(arguments), timeout=timeout, check=False, **_options(environment))
+
+
+def start_horovodrun(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """``horovodrun`` for who wants to read along."""
+    return subprocess.Popen(_command(arguments), **_options(environment))
+
+
+def _command(arguments: Sequence[str | Path]) -> list[str]:
+    return ["horovodrun", *map(str, arguments)]
+
+
+def _options(environment: dict[str, str]) -> dict[str, Any]:
     shared = {
         "OMP_NUM_THREADS": "1",
         # Open MPI's ranks spin while they wait, and starve each other where they share a core.
@@ -40,14 +50,11 @@ def horovodrun(*arguments: str | Path, timeout: float, **environment: str) -> su
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
-    return subprocess.run(
-        ["horovodrun", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, **shared, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    return {
+        "cwd": ROOT,
+        "env": {**os.environ, **shared, **environment},
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
