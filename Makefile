@@ -42,4 +42,4 @@ doctor: setup ## what is installed, what is built, what is missing
 clean: ## remove what was built here; the Horovod wheel stays in the user's cache
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find hvd_gqsgd -name '*.so' -delete
-	find hvd_gqsgd tests examples -name __pycache__ -prune -exec rm -rf {} +
+	find hvd_gqsgd tests examples benchmarks docker -name __pycache__ -prune -exec rm -rf {} +

@@ -10,6 +10,12 @@ import pytest
 from nodes import Cluster, cluster, left_overs
 
 
+def pytest_collection_modifyitems(items):
+    """Tests are given some minutes, the image before the first of them as long as it takes."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(600, func_only=True))
+
+
 @pytest.fixture(scope="session")
 def image() -> str:
     """The image, built as a user builds it."""
@@ -25,14 +31,15 @@ def make_cluster(image) -> Iterator[Callable[..., Cluster]]:
     made: list[Cluster] = []
 
     def make(nodes: int, *options: str) -> Cluster:
-        made.append(Cluster(f"hvd-gqsgd-test-{uuid.uuid4().hex[:6]}", nodes, *options))
+        made.append(Cluster(f"hvd-gqsgd-test-{uuid.uuid4().hex[:6]}", nodes))
+        made[-1].up(*options)
         return made[-1]
 
     yield make
     # The last one first: it may have been joined to another's network.
     for one in reversed(made):
         one.down()
-        assert left_overs(one) == {}
+    assert [left_overs(one) for one in made] == [{}] * len(made)
 
 
 @pytest.fixture

@@ -41,10 +41,13 @@ def cluster(*arguments: str, timeout: float = 120, name: str | None = None) -> s
 class Cluster:
     """Nodes node1, node2, ... of a cluster of its own."""
 
-    def __init__(self, name: str, nodes: int, *options: str) -> None:
+    def __init__(self, name: str, nodes: int) -> None:
         self.name = name
         self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
-        done = cluster("up", "-n", str(nodes), *options, name=name)
+        self.processes: set[int] = set()
+
+    def up(self, *options: str) -> None:
+        done = cluster("up", "-n", str(len(self.nodes)), *options, name=self.name)
         assert done.returncode == 0, done.stdout
         pids = (int(engine("inspect", "--format", "{{.State.Pid}}", self.container(node))) for node in self.nodes)
         self.processes = {child.pid for pid in pids for child in self._with_children(pid)}

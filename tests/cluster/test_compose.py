@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from nodes import ENGINE, ROOT, engine
 @pytest.fixture
 def compose(image, tmp_path):
     """Calls compose on our file; what it printed, and nothing of its cluster is left in the end."""
-    podmans = [str(Path(sys.executable).with_name("podman-compose"))]
+    podmans = [str(Path(sys.executable).with_name("podman-compose")), *(f"--podman-args={o}" for o in ENGINE[1:])]
     words = podmans if "podman" in engine("--version") else [*ENGINE, "compose"]
     # As docker/cluster does with options: podman asks for more than some machines let their users have.
     limits = tmp_path / "containers.conf"
@@ -30,7 +31,7 @@ def compose(image, tmp_path):
     yield call
     call("down", "-v")
     for listed in (["ps", "-a", "--format", "{{.Names}}"], ["network", "ls"], ["volume", "ls"]):
-        assert "hvd-gqsgd_" not in engine(*listed)
+        assert not re.search(r"hvd-gqsgd([_-](node|keys|cluster|workspace))", engine(*listed))
 
 
 def test_ranks_on_all_nodes(compose):

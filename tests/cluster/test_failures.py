@@ -70,11 +70,13 @@ def test_a_node_cut_off_without_a_word_ends_the_run_within_a_minute(three, trans
     assert_survivors_ended(three, said, transport)
 
 
-def test_an_interrupt_ends_the_run_on_every_node(three, tmp_path):
+@pytest.mark.parametrize("transport", ["--gloo", "--mpi"])
+def test_an_interrupt_ends_the_run_on_every_node(three, transport, tmp_path):
     output = tmp_path / "run.log"
-    process = train_endlessly(three, "--gloo", output)
+    process = train_endlessly(three, transport, output)
     process.send_signal(signal.SIGINT)
     wait_for_end(process, output)
+    assert process.returncode == 130
     deadline = time.monotonic() + MINUTE_S
     while any(left := [three.training_processes(node) for node in three.nodes]):
         assert time.monotonic() < deadline, left
