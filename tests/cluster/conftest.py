@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from nodes import Cluster, cluster, left_overs
@@ -13,7 +14,8 @@ from nodes import Cluster, cluster, left_overs
 def pytest_collection_modifyitems(items):
     """Tests are given some minutes, the image before the first of them as long as it takes."""
     for item in items:
-        item.add_marker(pytest.mark.timeout(600, func_only=True))
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(600, func_only=True))
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,8 @@ def test_sshd_takes_the_clusters_key_and_nothing_else():
     assert sshd.get("strictmodes", "yes") == "yes"
     for way in ("passwordauthentication", "kbdinteractiveauthentication", "permitrootlogin", "usepam"):
         assert sshd[way] == "no", way
-    for detour in ("allowagentforwarding", "allowtcpforwarding", "allowstreamlocalforwarding", "x11forwarding", "permittunnel"):
+    forwarding = ("allowagentforwarding", "allowtcpforwarding", "allowstreamlocalforwarding", "x11forwarding")
+    for detour in (*forwarding, "permittunnel"):
         assert sshd[detour] == "no", detour
 
 
