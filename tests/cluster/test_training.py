@@ -39,8 +39,9 @@ def test_compression_shows_on_the_wire(make_cluster):
         assert dense / sum(sent.values()) > least
 
 
-def test_more_ranks_than_nodes(three):
-    done = three.run("-np", "5", "--gloo", "hostname")
+@pytest.mark.parametrize("transport", ["--gloo", "--mpi"])
+def test_more_ranks_than_nodes(three, transport):
+    done = three.run("-np", "5", transport, "hostname")
     assert done.returncode == 0, done.stdout
     places = [line.rsplit(":", 1)[1] for line in done.stdout.splitlines() if "<stdout>" in line]
     assert sorted(places) == ["node1", "node1", "node2", "node2", "node3"]

@@ -35,7 +35,7 @@ def hvd_train(tmp_path):
     ("line", "hosts"),
     [
         ("-np 6 --gloo python train.py", "node1:2,node2:2,node3:2"),
-        ("--num-proc=5 ./train.sh", "node1:2,node2:2,node3:2"),
+        ("--num-proc=5 ./train.sh", "node1:2,node2:2,node3:1"),
         ("-np 2 python train.py", "node1:1,node2:1"),
         # The command's own options are none of ours, and an option's value is no command.
         ("-np 3 ./train.sh -H 16 -np 2", "node1:1,node2:1,node3:1"),
@@ -62,8 +62,9 @@ def test_who_says_where_ranks_run_is_left_alone(hvd_train, line):
     assert done.stdout.split("|")[:-1] == line.split()
 
 
-def test_slots_can_be_given(hvd_train):
-    assert "node1:4,node2:4,node3:4" in hvd_train("-np", "6", "true", HVD_SLOTS="4").stdout
+@pytest.mark.parametrize(("ranks", "hosts"), [(6, "node1:4,node2:2"), (12, "node1:4,node2:4,node3:4")])
+def test_slots_can_be_given(hvd_train, ranks, hosts):
+    assert hvd_train("-np", str(ranks), "true", HVD_SLOTS="4").stdout.split("|")[1] == hosts
 
 
 def test_no_number_of_ranks_is_an_error(hvd_train):
