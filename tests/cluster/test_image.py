@@ -45,8 +45,10 @@ def test_only_the_clusters_key_opens_a_node(three):
 
 def test_a_node_with_another_host_key_is_not_trusted(three, make_cluster):
     other = make_cluster(1)
-    engine("network", "connect", "--alias", "impostor", three.name, other.container("node1"))
-    said = three.shell("node1", "bash", "-c", "ssh impostor true 2>&1 || echo status $?")
+    engine("network", "connect", three.name, other.container("node1"))
+    inspected = json.loads(engine("inspect", other.container("node1")))[0]
+    address = inspected["NetworkSettings"]["Networks"][three.name]["IPAddress"]
+    said = three.shell("node1", "bash", "-c", f"ssh {address} true 2>&1 || echo status $?")
     assert "Host key verification failed" in said and "status 255" in said
 
 
