@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,16 @@ def horovodrun(*arguments: str | Path, timeout: float, **environment: str) -> su
 def start_horovodrun(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """``horovodrun`` for who wants to read along."""
     return subprocess.Popen(_command(arguments), **_options(environment))
+
+
+def assert_passed_on_every_rank(result: subprocess.CompletedProcess[str], ranks: int) -> None:
+    """``result`` is of pytest under ``horovodrun``: the same number of tests passed on each rank, none was skipped."""
+    tail = result.stdout[-8000:]
+    assert result.returncode == 0, tail
+    closing = re.findall(r"(\d+) passed(?:, \d+ warnings?)? in", result.stdout)
+    assert len(closing) == ranks, tail
+    assert len(set(closing)) == 1, tail
+    assert "skipped" not in result.stdout, tail
 
 
 def _command(arguments: Sequence[str | Path]) -> list[str]:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launcher import ROOT, horovodrun, needs_mpi
+from launcher import ROOT, assert_passed_on_every_rank, horovodrun, needs_mpi
 
 PROGRAMS = Path(__file__).parent / "programs"
 EXAMPLE = ROOT / "examples" / "mpi4py_groups.py"
@@ -20,12 +20,7 @@ def test_groups_do_not_notice_each_other(framework, ranks):
     tests = [PROGRAMS / f"mpi4py_{framework}.py", "-q", "-x", "--color=no", "-p", "no:cacheprovider", "--timeout=120"]
     command = [sys.executable, "-m", "pytest", *tests]
     result = horovodrun("-np", str(ranks), "--mpi", *command, timeout=380, PYTHONPATH=str(PROGRAMS))
-    tail = result.stdout[-8000:]
-    assert result.returncode == 0, tail
-    closing = re.findall(r"(\d+) passed(?:, \d+ warnings?)? in", result.stdout)
-    assert len(closing) == ranks, tail
-    assert len(set(closing)) == 1, tail
-    assert "skipped" not in result.stdout, tail
+    assert_passed_on_every_rank(result, ranks)
 
 
 @needs_mpi
