@@ -33,7 +33,7 @@ class Prediction:
 
     @property
     def bits(self) -> int | None:
-        return None if self.choice.scheme is None else self.choice.scheme.bits
+        return self.choice.bits
 
     @property
     def levels_suffice(self) -> bool:

@@ -18,25 +18,29 @@ FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Choice:
-    """``name`` is "none", "fp16" or GlobalQSGD's "8 bits"; ``scheme`` is None for the first two."""
+    """``name`` is "none", "fp16" or GlobalQSGD's "8 bits"; ``bits`` is None for the first two."""
 
     name: str
-    scheme: GlobalQSGD | None = None
+    bits: int | None = None
 
     @classmethod
     def of_bits(cls, bits: int) -> Choice:
-        return cls(f"{bits} bits", GlobalQSGD(bits=bits))
+        return cls(f"{bits} bits", bits)
+
+    @property
+    def scheme(self) -> GlobalQSGD | None:
+        return None if self.bits is None else GlobalQSGD(bits=self.bits)
 
     @property
     def code(self) -> str:
         """The argument of hvd.DistributedOptimizer."""
-        if self.scheme is None:
+        if self.bits is None:
             return f"compression=hvd.Compression.{self.name}"
-        return f"compression=GlobalQSGD(bits={self.scheme.bits})"
+        return f"compression=GlobalQSGD(bits={self.bits})"
 
     def levels(self, n: int) -> int | None:
         """Levels on each side of zero among ``n`` ranks; None where nothing is rounded to levels."""
-        return None if self.scheme is None else levels.count_levels(self.scheme.bits, n)
+        return None if self.bits is None else levels.count_levels(self.bits, n)
 
 
 NONE = Choice("none")
@@ -75,13 +79,13 @@ class Payload:
 def payload(choice: Choice, numels: Sequence[int]) -> Payload:
     """The payload of float32 gradients of ``numels`` elements."""
     total = sum(numels)
-    if choice.scheme is None:
+    scheme = choice.scheme
+    if scheme is None or choice.bits is None:
         half = choice == FP16
         return Payload(float16=2 * total * half, float32=FLOAT32_BYTES * total * (not half), plain=len(numels))
-    scheme = choice.scheme
-    large = [numel for numel in numels if scheme.compresses(numel)]
+    large = [numel for numel in numels if scheme.bits_of("", (numel,)) is not None]
     norms = sum(quantize.count_blocks(numel, scheme.block_size) for numel in large)
-    words = sum(quantize.count_words(numel, scheme.block_size, scheme.bits) for numel in large)
+    words = sum(quantize.count_words(numel, scheme.block_size, choice.bits) for numel in large)
     buckets = cutting.cut([(numel, FLOAT32_BYTES) for numel in large], scheme.block_size)
     return Payload(
         float32=FLOAT32_BYTES * (total - sum(large) + norms),

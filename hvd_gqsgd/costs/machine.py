@@ -12,6 +12,7 @@ from hvd_gqsgd import kernels
 from hvd_gqsgd.costs.choices import FLOAT32_BYTES, WIDTHS
 from hvd_gqsgd.costs.rates import CYCLE_S, DTYPES, SMALL_COLLECTIVES, KernelSpeeds, Rates
 from hvd_gqsgd.kernels.layout import Layout, Member
+from hvd_gqsgd.maths.dither import Turn
 from hvd_gqsgd.schemes.cutting import BUCKET_BYTES
 from hvd_gqsgd.schemes.global_qsgd import GlobalQSGD
 
@@ -24,6 +25,7 @@ GOODPUT = 1448 / 1538
 PLAIN_TENSOR_S, COMPRESSED_TENSOR_S, BUCKET_S, OVERLAP = 3e-5, 1e-4, 1e-3, 0.5
 #: Nominal figures leave out what a protocol and an allreduce's algorithm make of a link: up to half of it.
 GIVEN_ERROR = 0.5
+TURN = Turn(seed=0, step=0, rank=0, size=1)
 
 
 class KernelPasses:
@@ -33,9 +35,9 @@ class KernelPasses:
         self.buckets = buckets
         random = np.random.default_rng(0)
         numel = BUCKET_BYTES // FLOAT32_BYTES
-        member = Member(tensor_id=1, numel=numel, dtype="float32")
-        block_size = GlobalQSGD().block_size
-        self._layouts = {bits: Layout(members=(member,), block_size=block_size, bits=bits) for bits in WIDTHS}
+        members = {bits: (Member(tensor_id=1, numel=numel, dtype="float32", bits=bits),) for bits in WIDTHS}
+        settings = GlobalQSGD().layout_settings()
+        self._layouts = {bits: Layout(members=members[bits], **settings) for bits in WIDTHS}
         self._gradients = [random.standard_normal(numel, dtype=np.float32) for _ in range(buckets)]
         self._norms = [np.ones(self._layouts[8].norms_numel, np.float32) for _ in range(buckets)]
         longest = max(layout.words_numel for layout in self._layouts.values())
@@ -44,7 +46,7 @@ class KernelPasses:
 
     def norms(self) -> None:
         for gradient, norms in zip(self._gradients, self._norms, strict=True):
-            self._kernels.block_norms(self._layouts[8], [gradient], norms)
+            self._kernels.block_norms(self._layouts[8], [gradient], norms, TURN)
 
     def encode(self, bits: int) -> None:
         for index in range(self.buckets):
@@ -53,13 +55,13 @@ class KernelPasses:
     def encode_bucket(self, bits: int, index: int) -> None:
         gradient, norms, words = self._gradients[index], self._norms[index], self._words[index]
         layout = self._layouts[bits]
-        self._kernels.encode(layout, [gradient], norms, words, levels=1, seed=0, step=0, rank=0)
+        self._kernels.encode(layout, [gradient], norms, words, TURN)
 
     def decode(self, bits: int) -> None:
         """After ``encode`` at the same width: gradients keep their magnitude."""
         layout = self._layouts[bits]
         for gradient, norms, words in zip(self._gradients, self._norms, self._words, strict=True):
-            self._kernels.decode(layout, [gradient], words, norms, levels=1, factor=1.0)
+            self._kernels.decode(layout, [gradient], words, norms, TURN, factor=1.0)
 
     def each(self) -> dict[str, Callable[[], None]]:
         """Every pass by name, in an order in which each finds what it reads."""

@@ -58,8 +58,8 @@ def step_seconds(rates: Rates, choice: Choice, numels: Sequence[int], compute_s:
 
 def kernel_seconds(rates: Rates, choice: Choice, gradient_bytes: float) -> float:
     """Norms, encode and decode of ``gradient_bytes`` at the width of ``choice``."""
-    assert choice.scheme is not None
-    speeds = rates.kernels[choice.scheme.bits]
+    assert choice.bits is not None
+    speeds = rates.kernels[choice.bits]
     return gradient_bytes * (1 / speeds.norms + 1 / speeds.encode + 1 / speeds.decode)
 
 

@@ -12,22 +12,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from hvd_gqsgd.kernels.layout import Layout
+from hvd_gqsgd.maths.dither import Turn
 
 Buffer = Any
 
 
 class Kernels(ABC):
-    """Block norms, encode and decode; every implementation gives the same bits as ``kernels.reference``."""
+    """Block norms, encode and decode; every implementation gives the same bits as ``kernels.reference``.
+
+    turn: whose codes these are, and in which step. Norms need its seed, and decode its seed and size; both for rotated
+    blocks, which is why they are the same in every step and on every rank.
+    """
 
     #: What ``describe()`` and the environment variable call this implementation.
     name: str
 
     @abstractmethod
-    def block_norms(self, layout: Layout, tensors: Sequence[Buffer], norms: Buffer) -> None:
+    def block_norms(
+        self, layout: Layout, tensors: Sequence[Buffer], norms: Buffer, turn: Turn, residuals: Sequence[Buffer] = ()
+    ) -> None:
         """Write max |x| of every block of every member into ``norms`` (+inf for a block with NaN or Inf).
 
         tensors: one flat, contiguous buffer per member, of the member's dtype and numel; read only.
         norms: float32 (layout.norms_numel,); the header is left alone.
+        residuals: none, or a float32 buffer for each member, which is added to it; read only.
         """
 
     @abstractmethod
@@ -37,20 +45,17 @@ class Kernels(ABC):
         tensors: Sequence[Buffer],
         norms: Buffer,
         words: Buffer,
-        *,
-        levels: int,
-        seed: int,
-        step: int,
-        rank: int,
+        turn: Turn,
+        residuals: Sequence[Buffer] = (),
     ) -> None:
         """Write every member's codes into ``words`` (int32 (layout.words_numel,)); the header is left alone.
 
-        norms: as agreed by every rank. (seed, step, member's tensor_id, rank) key the dither.
+        norms: as agreed by every rank. residuals: as in ``block_norms``; replaced by what was not sent.
         """
 
     @abstractmethod
     def decode(
-        self, layout: Layout, tensors: Sequence[Buffer], words: Buffer, norms: Buffer, *, levels: int, factor: float
+        self, layout: Layout, tensors: Sequence[Buffer], words: Buffer, norms: Buffer, turn: Turn, *, factor: float
     ) -> None:
         """Write every member of the summed ``words`` into its own of ``tensors``: sums * (norm * (factor / levels)).
 

@@ -7,24 +7,40 @@ import functools
 from collections.abc import Callable, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hvd_gqsgd.errors import KernelsMissingError
 from hvd_gqsgd.kernels.base import Buffer, Kernels
 from hvd_gqsgd.kernels.layout import Layout
+from hvd_gqsgd.maths.dither import KINDS, Turn
 
 #: Instruction sets by what ``gqsgd_runs`` calls them, best first.
 ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}
 BUILD = "`pip install --no-build-isolation -e .` or `make setup` in the source tree"
-ABI = 3
+ABI = 4
 
 _int, _i64, _u64, _double, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double, ctypes.c_void_p
 _SIGNATURES: dict[str, list[type]] = {
-    "gqsgd_block_norms": [_pointer, _pointer, _i64, _i64, _pointer, _int, _int],
-    "gqsgd_encode": [_pointer, _pointer, _i64, _i64, _int, _int, _u64, _u64, _u64, _pointer, _pointer, _int, _int],
-    "gqsgd_decode": [_pointer, _pointer, _i64, _i64, _int, _double, _pointer, _pointer, _int, _int],
+    "gqsgd_block_norms": [_pointer, _pointer, _pointer, _pointer, _i64, _pointer, _int, _int],
+    "gqsgd_encode": [_pointer, _pointer, _pointer, _pointer, _i64, _pointer, _pointer, _int, _int],
+    "gqsgd_decode": [_pointer, _pointer, _pointer, _i64, _double, _pointer, _pointer, _int, _int],
 }
+
+
+class _Codec(ctypes.Structure):
+    """gqsgd_codec. ctypes takes integers of any size mod 2^64, as the specification does."""
+
+    _fields_ = (
+        ("block_size", _i64),
+        ("rotated", _i64),
+        ("dither", _i64),
+        ("seed", _u64),
+        ("step", _u64),
+        ("rank", _u64),
+        ("size", _u64),
+    )
 
 
 def library_path() -> Path:
@@ -103,12 +119,15 @@ class CompiledKernels(Kernels):
         """What the next call asks for; 0 is OpenMP's default."""
         return self._threads() if callable(self._threads) else self._threads
 
-    def block_norms(self, layout: Layout, tensors: Sequence[Buffer], norms: Buffer) -> None:
+    def block_norms(
+        self, layout: Layout, tensors: Sequence[Buffer], norms: Buffer, turn: Turn, residuals: Sequence[Buffer] = ()
+    ) -> None:
         self._library.gqsgd_block_norms(
+            _codec(layout, turn),
             layout.segments_address,
             self._addresses(tensors),
+            self._addresses(residuals) if residuals else None,
             len(tensors),
-            layout.block_size,
             self._address(norms),
             self.threads,
             self._isa,
@@ -120,23 +139,15 @@ class CompiledKernels(Kernels):
         tensors: Sequence[Buffer],
         norms: Buffer,
         words: Buffer,
-        *,
-        levels: int,
-        seed: int,
-        step: int,
-        rank: int,
+        turn: Turn,
+        residuals: Sequence[Buffer] = (),
     ) -> None:
         self._library.gqsgd_encode(
+            _codec(layout, turn),
             layout.segments_address,
             self._addresses(tensors),
+            self._addresses(residuals) if residuals else None,
             len(tensors),
-            layout.block_size,
-            layout.bits,
-            levels,
-            # ctypes takes integers of any size mod 2^64, as the specification does.
-            seed,
-            step,
-            rank,
             self._address(norms),
             self._address(words),
             self.threads,
@@ -144,15 +155,14 @@ class CompiledKernels(Kernels):
         )
 
     def decode(
-        self, layout: Layout, tensors: Sequence[Buffer], words: Buffer, norms: Buffer, *, levels: int, factor: float
+        self, layout: Layout, tensors: Sequence[Buffer], words: Buffer, norms: Buffer, turn: Turn, *, factor: float
     ) -> None:
         self._library.gqsgd_decode(
+            _codec(layout, turn),
             layout.segments_address,
             self._addresses(tensors),
             len(tensors),
-            layout.block_size,
-            layout.bits,
-            factor / levels,
+            factor,
             self._address(words),
             self._address(norms),
             self.threads,
@@ -161,3 +171,9 @@ class CompiledKernels(Kernels):
 
     def _addresses(self, tensors: Sequence[Buffer]) -> ctypes.Array:
         return (_u64 * len(tensors))(*map(self._address, tensors))
+
+
+def _codec(layout: Layout, turn: Turn) -> Any:
+    dither = KINDS.index(layout.dither)
+    codec = _Codec(layout.block_size, layout.rotated, dither, turn.seed, turn.step, turn.rank, turn.size)
+    return ctypes.byref(codec)

@@ -2,11 +2,11 @@
 
 A bucket is a list of tensors that travel together. Its two buffers are
 
-    norms  float32 [ check, 2^24 - check | norms of tensor 0 | norms of tensor 1 | ... ]     reduced with Max
+    norms  float32 [ check, 2^24 - check, step | norms of tensor 0 | norms of tensor 1 | ... ]     reduced with Max
     words  int32   [ 1 | words of tensor 0 | words of tensor 1 | ... ]                       reduced with Sum
 
 so a sum of words begins with the number of ranks that contributed, and ``check`` shows whether all ranks meant the
-same exchange (schemes.base explains it). Every tensor starts a new block, every block a new word.
+same exchange (schemes.base explains both). Every tensor starts a new block, every block a new word.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from hvd_gqsgd.maths import floats, quantize
 
-NORMS_HEADER = 2
+NORMS_HEADER = 3
 WORDS_HEADER = 1
 
 #: One row per tensor as the compiled kernels read it.
@@ -30,26 +30,32 @@ SEGMENT = np.dtype(
         ("words_offset", np.int64),
         ("tensor_id", np.uint64),
         ("dtype", np.int64),
+        ("bits", np.int64),
     ]
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One tensor of a bucket: its identity (64 bits, the same on every rank), length and dtype name."""
+    """One tensor of a bucket: its identity (64 bits, the same on every rank), length, dtype name and width of a lane."""
 
     tensor_id: int
     numel: int
     dtype: str
+    bits: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Offsets of every member of a bucket, for one ``block_size`` and ``bits``."""
+    """How a bucket's members are written, and the offsets of each.
+
+    rotated: whether blocks are rotated. dither: one of maths.dither.KINDS.
+    """
 
     members: tuple[Member, ...]
     block_size: int
-    bits: int
+    rotated: bool
+    dither: str
     norms_offsets: tuple[int, ...] = field(init=False)
     words_offsets: tuple[int, ...] = field(init=False)
     norms_numel: int = field(init=False)
@@ -57,7 +63,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         blocks = [quantize.count_blocks(m.numel, self.block_size) for m in self.members]
-        words = [quantize.count_words(m.numel, self.block_size, self.bits) for m in self.members]
+        words = [quantize.count_words(m.numel, self.block_size, m.bits) for m in self.members]
         *norms_offsets, norms_numel = accumulate(blocks, initial=NORMS_HEADER)
         *words_offsets, words_numel = accumulate(words, initial=WORDS_HEADER)
         object.__setattr__(self, "norms_offsets", tuple(norms_offsets))
@@ -72,8 +78,8 @@ class Layout:
 
     def words_of(self, index: int) -> slice:
         """Where member ``index`` has its words."""
-        start = self.words_offsets[index]
-        return slice(start, start + quantize.count_words(self.members[index].numel, self.block_size, self.bits))
+        start, member = self.words_offsets[index], self.members[index]
+        return slice(start, start + quantize.count_words(member.numel, self.block_size, member.bits))
 
     @cached_property
     def segments(self) -> np.ndarray:
@@ -84,6 +90,7 @@ class Layout:
         table["words_offset"] = self.words_offsets
         table["tensor_id"] = np.array([m.tensor_id for m in self.members], dtype=np.uint64)
         table["dtype"] = [floats.DTYPES.index(m.dtype) for m in self.members]
+        table["bits"] = [m.bits for m in self.members]
         table.flags.writeable = False
         return table
 

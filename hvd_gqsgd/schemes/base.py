@@ -20,8 +20,7 @@ from typing import Any
 
 from hvd_gqsgd.errors import DisagreementError, SettingsError
 from hvd_gqsgd.kernels.base import Buffer, Kernels
-from hvd_gqsgd.kernels.layout import Layout
-from hvd_gqsgd.maths.levels import count_levels
+from hvd_gqsgd.kernels.layout import NORMS_HEADER, Layout
 from hvd_gqsgd.schemes.settings import Settings
 
 # Checks are compared as float32, which is exact up to here.
@@ -47,14 +46,10 @@ Exchange = Generator["Max | Sum", None, None]
 
 @dataclass(frozen=True)
 class World:
-    """The process set as a scheme sees it: ``size`` ranks, of which this is ``rank``."""
+    """The process set as a scheme sees it: ``size`` ranks, of which this is ``rank``; in a graph both are tensors."""
 
-    size: int
-    rank: int
-
-    def levels(self, bits: int) -> int:
-        """Levels on each side of zero for ``bits``; SettingsError where there is none."""
-        return count_levels(bits, self.size)
+    size: Any
+    rank: Any
 
 
 @dataclass
@@ -62,6 +57,7 @@ class Bucket:
     """Tensors that travel together, with the persistent buffers they travel in.
 
     check: 1 .. 2^24 - 1, a digest of the settings and of every member; equal on all ranks or nothing is decoded.
+    residuals: none, or what is left over of each member since the last step, which the exchange replaces.
     """
 
     layout: Layout
@@ -70,14 +66,19 @@ class Bucket:
     norms: Buffer
     words: Buffer
     tensors: Sequence[Buffer] = ()
+    residuals: Sequence[Buffer] = ()
     step: int = 0
 
-    def write_check(self, valid: bool) -> None:
+    def write_header(self, valid: bool) -> None:
         """Put ``check`` into the header so that Max finds both its maximum and its minimum over the ranks.
 
         The complement, not the negative, carries the minimum: zeros from a joined rank then change neither.
         A rank that is not ``valid`` writes two numbers that can't belong together, whatever the others write.
+
+        The step is there because dithers are drawn together: the ranks take the largest. They differ where one joined
+        the others later, or did not come to some of their steps. Past 2^24 steps it begins again.
         """
+        self.norms[2] = self.step % CHECK_RANGE
         self.norms[0] = self.check if valid else CHECK_RANGE
         self.norms[1] = CHECK_RANGE - self.check if valid else CHECK_RANGE
 
@@ -89,10 +90,12 @@ class Bucket:
         """``scale`` divided by the ranks whose words are in the sum: fewer than the world's after hvd.join."""
         return scale / int(self.words[0])
 
-    def verify_check(self) -> None:
-        """Raise DisagreementError, on every rank alike, unless all ranks wrote the same ``check``."""
-        if float(self.norms[0]) != CHECK_RANGE - float(self.norms[1]):
+    def read_header(self) -> Any:
+        """The step that all ranks take. Raises DisagreementError, on all of them, unless they wrote the same check."""
+        low, high, step = self.norms[:NORMS_HEADER].tolist()
+        if low != CHECK_RANGE - high:
             raise DisagreementError(self.disagreement)
+        return int(step)
 
     @property
     def disagreement(self) -> str:
@@ -121,13 +124,18 @@ class Scheme(Settings, ABC):
         ranks, n for Sum, with the user's own factors on top. The result is scale * mean over those that took part.
         """
 
+    @property
     @abstractmethod
-    def compresses(self, numel: int) -> bool:
-        """Whether a tensor of ``numel`` elements is worth compressing."""
+    def keeps_residuals(self) -> bool:
+        """Whether buckets need ``residuals``."""
 
     @abstractmethod
-    def layout_settings(self) -> dict[str, int]:
-        """The settings that decide where words and norms lie: arguments of ``Layout``."""
+    def bits_of(self, name: str, shape: Sequence[int]) -> int | None:
+        """The width of a tensor's lanes; None where Horovod is to send it itself."""
+
+    @abstractmethod
+    def layout_settings(self) -> dict[str, Any]:
+        """The settings that decide how members are written: arguments of ``Layout``."""
 
     @abstractmethod
     def check_world(self, size: int) -> None:

@@ -1,79 +1,108 @@
 """Global-QSGD with standard dithering (arXiv 2305.18627, section 4), with one norm per block.
 
     M[b] = max_i max_j |x_ij| over block b                         one Max
-    q_i  = floor(x_i * L / M + u),  L = (2^(bits-1) - 1) // n      E[q_i] = x_i * L / M
+    q_i  = floor(x_i * L / M + u_i),  L = (2^(bits-1) - 1) // n    E[q_i] = x_i * L / M
     mean = M / (L * n) * sum_i q_i                                 one Sum, exact in the lanes of int32 words
 
-Unbiased, and the variance of the mean is at most (M / L)^2 / (4 n) per element.
+Unbiased, and the variance of the mean is at most (M / L)^2 / (4 n) per element. Blocks are rotated first, so that M is
+small beside their elements (maths.rotation), and the ranks' u_i are drawn together, so that their errors cancel
+(maths.dither). With error feedback each rank adds to x_i what it could not send the last time (maths.quantize).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hvd_gqsgd.kernels.base import Buffer, Kernels
-from hvd_gqsgd.maths import levels
+from hvd_gqsgd.maths import dither, levels, rotation
+from hvd_gqsgd.maths.dither import Turn
 from hvd_gqsgd.schemes.base import Bucket, Exchange, Max, Scheme, Sum, World
+from hvd_gqsgd.schemes.rules import Rule, Widths, as_rules, width_of
 
 MAX_BLOCK_SIZE = 1 << 24
+ROTATIONS = ("hadamard", None)
+DITHERS = (*dither.KINDS, None)
+DEFAULT_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalQSGD(Scheme):
     """Settings of Global-QSGD.
 
-    bits: width of an element on the wire, 2 to 16. Headroom for the sum is taken from it: n ranks have
-        (2^(bits-1) - 1) // n levels on each side of zero.
+    bits: width of an element on the wire, 2 to 16, or rules that give each tensor its own (``schemes.rules``). Headroom
+        for the sum is taken from it: n ranks have (2^(bits-1) - 1) // n levels on each side of zero.
     block_size: elements that share one float32 norm. Smaller blocks mean less error and 32 / block_size bits more.
+        At most 4096 with rotation or error feedback.
+    rotation: "hadamard" spreads a block's largest elements over all of it, which pays where few are large; None does
+        not, and keeps zeros exactly zero.
+    dither: "correlated" (the default), "independent", or "nearest", which is none, and not unbiased: the default with
+        error feedback, which would not settle with a dither at one level.
+    error_feedback: add to each gradient what was left over of the last one; takes 4 bytes per element.
     min_numel: tensors with fewer elements are sent as Horovod would send them.
-    seed: of the dither, which is a function of (seed, step, tensor, rank).
+    seed: of dither and rotation, which are functions of (seed, step, tensor, rank) and of (seed, tensor).
     """
 
-    bits: int = 8
+    bits: Widths = DEFAULT_BITS
     block_size: int = 256
+    rotation: str | None = "hadamard"
+    dither: str | None = None
+    error_feedback: bool = False
     min_numel: int = 1024
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._require_integer("bits", levels.MIN_BITS, levels.MAX_BITS)
-        self._require_integer("block_size", 1, MAX_BLOCK_SIZE)
+        if isinstance(self.bits, (tuple, list, dict)):
+            object.__setattr__(self, "bits", as_rules(type(self).__name__, self.bits, DEFAULT_BITS))
+        else:
+            self._require_integer("bits", levels.MIN_BITS, levels.MAX_BITS)
+        self._require_one_of("rotation", ROTATIONS)
+        self._require_one_of("dither", DITHERS)
+        self._require_one_of("error_feedback", (False, True))
+        if self.dither is None:
+            object.__setattr__(self, "dither", "nearest" if self.error_feedback else "correlated")
+        staged = self.rotation is not None or self.error_feedback
+        self._require_integer("block_size", 1, rotation.MAX_BLOCK_SIZE if staged else MAX_BLOCK_SIZE)
         self._require_integer("min_numel", 0, (1 << 63) - 1)
         self._require_integer("seed", 0, (1 << 64) - 1)
 
-    def compresses(self, numel: int) -> bool:
-        return numel >= max(1, self.min_numel)
+    @property
+    def _rules(self) -> tuple[Rule | int, ...]:
+        return (self.bits,) if isinstance(self.bits, int) else self.bits  # type: ignore[return-value]
 
-    def layout_settings(self) -> dict[str, int]:
-        return {"block_size": self.block_size, "bits": self.bits}
+    @property
+    def keeps_residuals(self) -> bool:
+        return self.error_feedback
+
+    def bits_of(self, name: str, shape: Sequence[int]) -> int | None:
+        numel = 1
+        for length in shape:
+            numel *= length
+        return None if numel < max(1, self.min_numel) else width_of(self._rules, name, shape)
+
+    def layout_settings(self) -> dict[str, Any]:
+        return {"block_size": self.block_size, "rotated": self.rotation is not None, "dither": self.dither}
 
     def check_world(self, size: int) -> None:
-        levels.count_levels(self.bits, size)
+        for rule in self._rules:
+            bits = rule.bits if isinstance(rule, Rule) else rule
+            if bits is not None:
+                levels.count_levels(bits, size)
 
     def exchange(self, bucket: Bucket, kernels: Kernels, world: World, *, valid: bool = True) -> Exchange:
-        bucket.write_check(valid)
-        kernels.block_norms(bucket.layout, bucket.tensors, bucket.norms)
+        bucket.write_header(valid)
+        turn = self._turn(bucket.step, world)
+        kernels.block_norms(bucket.layout, bucket.tensors, bucket.norms, turn, bucket.residuals)
         yield Max(bucket.norms)
-        bucket.verify_check()
+        turn = self._turn(bucket.read_header(), world)
         bucket.count_this_rank()
-        kernels.encode(
-            bucket.layout,
-            bucket.tensors,
-            bucket.norms,
-            bucket.words,
-            levels=world.levels(self.bits),
-            seed=self.seed,
-            step=bucket.step,
-            rank=world.rank,
-        )
+        kernels.encode(bucket.layout, bucket.tensors, bucket.norms, bucket.words, turn, bucket.residuals)
         yield Sum(bucket.words)
 
     def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:
-        kernels.decode(
-            bucket.layout,
-            out,
-            bucket.words,
-            bucket.norms,
-            levels=world.levels(self.bits),
-            factor=bucket.per_contributor(scale),
-        )
+        turn, factor = self._turn(bucket.step, world), bucket.per_contributor(scale)
+        kernels.decode(bucket.layout, out, bucket.words, bucket.norms, turn, factor=factor)
+
+    def _turn(self, step: Any, world: World) -> Turn:
+        return Turn(self.seed, step, world.rank, world.size)

@@ -46,3 +46,13 @@ class Settings:
                 f"got {value!r}; write for instance {name}={nearest}"
             )
         object.__setattr__(self, name, number)
+
+    def _require_one_of(self, name: str, choices: tuple[Any, ...]) -> None:
+        """Raise SettingsError unless setting ``name`` is one of ``choices``."""
+        value = getattr(self, name)
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            listed = ", ".join(map(repr, choices))
+            raise SettingsError(
+                f"{type(self).__name__}({name}={value!r}): expected one of {listed}, got {value!r}; write for instance "
+                f"{name}={choices[0]!r}"
+            )

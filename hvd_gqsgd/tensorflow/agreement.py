@@ -48,7 +48,7 @@ class Parties:
         The error is DisagreementError or SettingsError in eager mode, tf.errors.InvalidArgumentError with the same
         words when a graph runs. step: any tensor; without one Grappler would reduce constants once and for all.
         """
-        # As Bucket.write_check, which says why it is the complement.
+        # As Bucket.write_header, which says why it is the complement.
         low = CHECK_RANGE if statement.problem else check
         high = CHECK_RANGE if statement.problem else CHECK_RANGE - check
         header = after(tf.constant([low, high], tf.float32), tf.cast(step, tf.float32), sent_bytes=_HEADER_BYTES)

@@ -21,7 +21,8 @@ class GlobalQSGD(schemes.GlobalQSGD):
         opt = hvd.DistributedOptimizer(opt, compression=GlobalQSGD(bits=4))
         mean = hvd.allreduce(tensor, name="x", compression=GlobalQSGD)
 
-    Settings (keyword only): bits=8, block_size=256, min_numel=1024, seed=0, as in ``schemes.GlobalQSGD``.
+    Settings (keyword only): bits=8, block_size=256, rotation="hadamard", dither="correlated", error_feedback=False,
+    min_numel=1024, seed=0, as in ``schemes.GlobalQSGD``.
 
     Raises SettingsError for an unknown setting or a value out of range. On every rank alike: SettingsError for a world
     too large for ``bits`` and DisagreementError where ranks differ in settings or tensors, in eager mode; a graph that
@@ -46,5 +47,8 @@ class GlobalQSGD(schemes.GlobalQSGD):
 
     @OnClassOrInstance
     def state(self: GlobalQSGD) -> CompressionState:
-        """The step of the dither, shared by equal settings: tf.train.Checkpoint(compression=GlobalQSGD.state())."""
+        """What is remembered from step to step: tf.train.Checkpoint(compression=GlobalQSGD.state()).
+
+        Shared by equal settings. With error feedback it is each rank's own, so every rank writes a checkpoint of it.
+        """
         return state_of(self)

@@ -14,11 +14,10 @@ import tensorflow as tf
 
 from hvd_gqsgd.errors import UnsupportedError
 from hvd_gqsgd.schemes.agreement import digest
-from hvd_gqsgd.schemes.base import Scheme
+from hvd_gqsgd.schemes.base import Scheme, World
 from hvd_gqsgd.tensorflow import calls
 from hvd_gqsgd.tensorflow.calls import Call
 from hvd_gqsgd.tensorflow.exchange import Exchange
-from hvd_gqsgd.tensorflow.graph import GraphWorld
 from hvd_gqsgd.tensorflow.plan import is_ours
 
 
@@ -146,7 +145,7 @@ def _differentiable(pending: Pending, result: Any) -> Any:
     return reduced(tf.convert_to_tensor(pending.tensor))
 
 
-def _world(process_set: hvd.ProcessSet) -> tuple[GraphWorld, Any]:
+def _world(process_set: hvd.ProcessSet) -> tuple[World, Any]:
     """The world when the graph runs, and whether it has more than one rank: None where Horovod does not ask anew.
 
     Size and rank are tensors in any run: Horovod keeps a tape's graph for later calls, and between two calls may come
@@ -156,9 +155,9 @@ def _world(process_set: hvd.ProcessSet) -> tuple[GraphWorld, Any]:
     # A set other than the global one has to be made anew after each reset, and with it the graph.
     size, rank = hvd.size_op(number), tf.constant(process_set.rank()) if number else hvd.rank_op()
     if not _elastic():
-        return GraphWorld(size, rank, {}), None
+        return World(size, rank), None
     included = tf.equal(hvd.process_set_included_op(number), 1)
-    return GraphWorld(size, rank), tf.logical_and(included, size > 1)
+    return World(size, rank), tf.logical_and(included, size > 1)
 
 
 def _elastic() -> bool:

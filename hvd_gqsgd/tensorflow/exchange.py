@@ -11,6 +11,7 @@ from typing import Any
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
+from hvd_gqsgd.errors import UnsupportedError
 from hvd_gqsgd.schemes.agreement import Statement
 from hvd_gqsgd.schemes.base import Max, Scheme, World
 from hvd_gqsgd.tensorflow.agreement import Parties
@@ -44,7 +45,7 @@ class Exchange:
             GraphBucket(load.layout, load.names, self._check, norms=Buffer(), words=Buffer())
             for load in self._plan.loads
         ]
-        # An elastic run learns its size when the graph runs, and GraphWorld.levels says it there.
+        # An elastic run learns its size when the graph runs, and the operators say it there.
         self._problem = scheme.misfit(call.process_set.size()) if shared is None else ""
         tensors = self._run() if shared is None else tf.cond(shared, self._run, self._nothing)
         self._keep(tensors)
@@ -121,10 +122,29 @@ class Exchange:
         bucket = self._buckets[number]
         bucket.step = step
         bucket.tensors = [PartBuffer(self._tensors[part.spec.index], part.start) for part in load.parts]
+        kept = self._residuals_of(load)
+        bucket.residuals = [Buffer(tf.convert_to_tensor(variable)) for variable in kept]
         for turn, collective in enumerate(self._scheme.exchange(bucket, self._kernels, self._world)):
             op = hvd.Max if isinstance(collective, Max) else hvd.Sum
             collective.buffer.tensor = self._allreduce(collective.buffer.tensor, op, f"{number}.{turn}")
-        bucket.tensors = ()
+        left = [variable.assign(b.tensor) for variable, b in zip(kept, bucket.residuals, strict=True)]
+        with tf.control_dependencies(left):
+            bucket.words.tensor = tf.identity(bucket.words.tensor)
+        bucket.tensors = bucket.residuals = ()
+
+    def _residuals_of(self, load: Load) -> list[tf.Variable]:
+        """What is left over of each part; nothing without error feedback."""
+        if not self._scheme.keeps_residuals:
+            return []
+        call, state = self._call, state_of(self._scheme)
+        if call.arguments is not None and call.names[0].startswith("noname"):
+            raise UnsupportedError(
+                f"{call.operation} with error_feedback=True: expected a name, by which to know the tensor again, got "
+                "none; write hvd.allreduce(tensor, name='x', ...)"
+            )
+        owners = [None if call.variables is None else call.variables[part.spec.index] for part in load.parts]
+        keys = [state.key_of(part.label, owner) for part, owner in zip(load.parts, owners, strict=True)]
+        return [state.residual(key, part.numel) for key, part in zip(keys, load.parts, strict=True)]
 
     def _allreduce(self, tensor: Any, op: Any, what: str) -> Any:
         return hvd.allreduce(tensor, op=op, name=f"{self._name}.{what}", process_set=self._call.process_set)

@@ -1,4 +1,4 @@
-"""Buffers, kernels, bucket and world of a scheme whose every step becomes an operator of a graph."""
+"""Buffers, kernels and bucket of a scheme whose every step becomes an operator of a graph."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import tensorflow as tf
 from hvd_gqsgd.errors import UnsupportedError
 from hvd_gqsgd.kernels.base import Kernels
 from hvd_gqsgd.kernels.layout import Layout
-from hvd_gqsgd.maths.levels import max_lane_sum
-from hvd_gqsgd.schemes.base import CHECK_RANGE, Bucket, World
+from hvd_gqsgd.maths.dither import KINDS, Turn
+from hvd_gqsgd.schemes.base import CHECK_RANGE, Bucket
 from hvd_gqsgd.tensorflow.library import operators
 
 #: Gradients that can be compressed, with their names in the kernels' interface.
@@ -34,7 +34,7 @@ class PartBuffer(Buffer):
 
 
 class GraphKernels(Kernels):
-    """The compiled kernels as operators: norms, words and tensors are ``Buffer``, step, rank and levels are tensors."""
+    """The compiled kernels as operators: norms, words and tensors are ``Buffer``, step, rank and size are tensors."""
 
     name = "graph"
 
@@ -45,14 +45,23 @@ class GraphKernels(Kernels):
         self._header = (check, CHECK_RANGE - check)
         self._threads = tf.config.threading.get_intra_op_parallelism_threads()
 
-    def block_norms(self, layout: Layout, tensors: Sequence[PartBuffer], norms: Buffer) -> None:
+    def block_norms(
+        self,
+        layout: Layout,
+        tensors: Sequence[PartBuffer],
+        norms: Buffer,
+        turn: Turn,
+        residuals: Sequence[Buffer] = (),
+    ) -> None:
         norms.tensor = operators.hvd_gqsgd_block_norms(
             tensors=[part.tensor for part in tensors],
+            residuals=[residual.tensor for residual in residuals],
             gate=self.gate,
+            step=turn.step,
             header0=self._header[0],
             header1=self._header[1],
             norms_numel=layout.norms_numel,
-            **self._parts(layout, tensors),
+            **self._parts(layout, tensors, turn),
         )
         norms.tensor.set_shape([layout.norms_numel])
 
@@ -62,26 +71,23 @@ class GraphKernels(Kernels):
         tensors: Sequence[PartBuffer],
         norms: Buffer,
         words: Buffer,
-        *,
-        levels: Any,
-        seed: int,
-        step: Any,
-        rank: Any,
+        turn: Turn,
+        residuals: Sequence[Buffer] = (),
     ) -> None:
-        words.tensor = operators.hvd_gqsgd_encode(
+        """As in ``Kernels``, with the step from the header of ``norms``, where all ranks have the same."""
+        words.tensor, rests = operators.hvd_gqsgd_encode(
             tensors=[part.tensor for part in tensors],
+            residuals=[residual.tensor for residual in residuals],
             norms=norms.tensor,
-            levels=levels,
-            step=step,
-            rank=rank,
-            # Attributes are signed; the kernels take all 64 bits.
-            seed=seed - (1 << 64) if seed >> 63 else seed,
-            bits=layout.bits,
+            rank=turn.rank,
+            size=turn.size,
             norms_numel=layout.norms_numel,
             words_numel=layout.words_numel,
-            **self._parts(layout, tensors),
+            **self._parts(layout, tensors, turn),
         )
         words.tensor.set_shape([layout.words_numel])
+        for residual, rest, member in zip(residuals, rests, layout.members, strict=False):
+            residual.tensor = tf.ensure_shape(rest, [member.numel])
 
     def decode(
         self,
@@ -89,8 +95,8 @@ class GraphKernels(Kernels):
         tensors: Sequence[PartBuffer | None],
         words: Buffer,
         norms: Buffer,
+        turn: Turn,
         *,
-        levels: Any,
         factor: Any,
     ) -> None:
         """As in ``Kernels``; None for a tensor that is not asked for, ``factor`` not yet divided by contributors."""
@@ -100,22 +106,30 @@ class GraphKernels(Kernels):
                     like=part.tensor,
                     words=words.tensor,
                     norms=norms.tensor,
-                    levels=levels,
+                    size=turn.size,
                     scale=factor,
-                    bits=layout.bits,
                     norms_numel=layout.norms_numel,
                     words_numel=layout.words_numel,
                     first=int(part.start == 0),
-                    **self._parts(layout, tensors, index, index + 1),
+                    **self._parts(layout, tensors, turn, index, index + 1),
                 )
 
     def _parts(
-        self, layout: Layout, parts: Sequence[PartBuffer | None], begin: int = 0, end: int | None = None
+        self,
+        layout: Layout,
+        parts: Sequence[PartBuffer | None],
+        turn: Turn,
+        begin: int = 0,
+        end: int | None = None,
     ) -> dict[str, Any]:
         return {
             "segments": layout.segments[begin:end].view("int64").tolist(),
             "starts": [part.start for part in parts[begin:end] if part is not None],
             "block_size": layout.block_size,
+            "rotated": int(layout.rotated),
+            "dither": KINDS.index(layout.dither),
+            # Attributes are signed; the kernels take all 64 bits.
+            "seed": turn.seed - (1 << 64) if turn.seed >> 63 else turn.seed,
             "threads": self._threads,
         }
 
@@ -123,7 +137,7 @@ class GraphKernels(Kernels):
 class GraphBucket(Bucket):
     """A bucket of ``Buffer``: its headers are written and read by the operators themselves."""
 
-    def write_check(self, valid: bool) -> None:
+    def write_header(self, valid: bool) -> None:
         """The operator for block norms writes it. What is not valid never gets this far (agreement.py)."""
         assert valid
 
@@ -134,37 +148,15 @@ class GraphBucket(Bucket):
         """``scale`` as it is: the operator for decoding divides."""
         return scale
 
-    def verify_check(self) -> None:
-        """Raise tf.errors.InvalidArgumentError when the graph runs, on every rank alike, where the checks differ."""
+    def read_header(self) -> Any:
+        """The operator for encoding reads the step.
+
+        Raises tf.errors.InvalidArgumentError when the graph runs, on every rank alike, where the checks differ.
+        """
         self.norms.tensor = operators.hvd_gqsgd_verify(
             norms=self.norms.tensor, range=CHECK_RANGE, message=self.disagreement
         )
-
-
-@dataclass(frozen=True)
-class GraphWorld(World):
-    """A world whose size and rank are tensors, because ``hvd.init`` may change them under a graph.
-
-    known: levels by bits, for an exchange that stands in one graph and works them out once. None for one with branches.
-    """
-
-    size: Any
-    rank: Any
-    known: dict[int, Any] | None = None
-
-    def levels(self, bits: int) -> Any:
-        """As in ``World``, but tf.errors.InvalidArgumentError when the graph runs."""
-        if self.known is None:
-            return self._levels(bits)
-        if bits not in self.known:
-            self.known[bits] = self._levels(bits)
-        return self.known[bits]
-
-    def _levels(self, bits: int) -> Any:
-        levels = max_lane_sum(bits) // self.size
-        message = f"GlobalQSGD(bits={bits}): expected at most {max_lane_sum(bits)} ranks; write more bits; got ranks: "
-        with tf.control_dependencies([tf.debugging.Assert(levels > 0, [message, self.size])]):
-            return tf.identity(levels)
+        return self.step
 
 
 def after(value: Any, gate: Any, *, place: int = 0, sent_bytes: int = 0, dense_bytes: int = 0) -> Any:

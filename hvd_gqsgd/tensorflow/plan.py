@@ -74,13 +74,18 @@ class Plan:
         """Raises UnsupportedError for a tensor without a static shape."""
         specs = _specs(call)
         settings = scheme.layout_settings()
-        large = [spec for spec in specs if scheme.compresses(spec.numel)]
+        large = [spec for spec in specs if scheme.bits_of(spec.label, spec.shape) is not None]
         buckets = cutting.cut([(spec.numel, spec.dtype.size) for spec in large], settings["block_size"])
         loads = []
         for bucket in buckets:
             parts = tuple(Part(large[piece.tensor], piece.start, piece.numel) for piece in bucket)
             members = tuple(
-                Member(tensor_id=agreement.tensor_id(part.label), numel=part.numel, dtype=DTYPE_NAMES[part.spec.dtype])
+                Member(
+                    tensor_id=agreement.tensor_id(part.label),
+                    numel=part.numel,
+                    dtype=DTYPE_NAMES[part.spec.dtype],
+                    bits=scheme.bits_of(part.spec.label, part.spec.shape) or 0,
+                )
                 for part in parts
             )
             loads.append(Load(parts, Layout(members=members, **settings)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from weakref import WeakValueDictionary
 
 import tensorflow as tf
 
@@ -14,15 +16,50 @@ class CompressionState(tf.Module):
     """The state of all compressors with the same settings; save and restore it with tf.train.Checkpoint.
 
     step: int64 (), exchanges made so far: the part of the dither's key that makes it fresh each time.
+    residuals: with error feedback, what is left over of each tensor or part of one, flat float32, by its label. They
+        are made when a function is traced, and restored then if a checkpoint was read before. They are each rank's own,
+        so every rank needs a checkpoint of its own.
     """
 
     def __init__(self) -> None:
         super().__init__(name="hvd_gqsgd")
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self.residuals: dict[str, tf.Variable] = {}
+        self._owners: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
     def next_step(self) -> Any:
         """The number of an exchange that no exchange before it had, as a tensor; counts on when the graph runs."""
         return self.step.assign_add(1, read_value=True) - 1
+
+    def key_of(self, label: str, owner: Any) -> str:
+        """``label``, or for another variable of that label, in a second model, ``label#1`` and so on.
+
+        owner: the variable; a tensor has only its name.
+        """
+        if not isinstance(owner, tf.Variable):
+            return label
+        key, number = label, 0
+        while self._owners.get(key, owner) is not owner:
+            number += 1
+            key = f"{label}#{number}"
+        if key not in self._owners and key in self.residuals:
+            # Of a variable that is gone.
+            self._forget(key)
+        self._owners[key] = owner
+        return key
+
+    def residual(self, key: str, numel: int) -> tf.Variable:
+        """What is left over under ``key``, zeros at first; float32 (numel,)."""
+        if key not in self.residuals:
+            name = "residual"
+            self.residuals[key] = _outside(
+                lambda: tf.Variable(tf.zeros([numel]), trainable=False, name=name, dtype=tf.float32)
+            )
+        return self.residuals[key]
+
+    def _forget(self, key: str) -> None:
+        kept = self.residuals[key]
+        _outside(lambda: kept.assign(tf.zeros_like(kept)))
 
 
 #: Where nothing is being traced by TensorFlow 1.
@@ -39,7 +76,7 @@ def state_of(scheme: Scheme) -> CompressionState:
     with tf.init_scope():
         if tf.executing_eagerly():
             if scheme not in _states:
-                _states[scheme] = _made_outside()
+                _states[scheme] = _outside(CompressionState)
             return _states[scheme]
         kept = tf.compat.v1.get_collection_ref(_COLLECTION)
         if not kept:
@@ -49,10 +86,13 @@ def state_of(scheme: Scheme) -> CompressionState:
         return kept[0][scheme]
 
 
-def _made_outside() -> CompressionState:
-    """A state whose variable belongs to no function: tf.init_scope alone leaves it to the one that is being traced.
+def _outside(make: Callable[[], Any]) -> Any:
+    """``make()`` where its variable belongs to no function: tf.init_scope alone leaves it to the one being traced.
 
     That one refuses variables from its second trace on. What is traced is known to one thread only.
     """
+    with tf.init_scope():
+        if not tf.executing_eagerly():
+            return make()
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(CompressionState).result()
+        return thread.submit(make).result()

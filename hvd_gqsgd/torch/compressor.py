@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from hvd_gqsgd import schemes
 from hvd_gqsgd.schemes.compressor import OnClassOrInstance
 from hvd_gqsgd.torch.engine import Context, engine
+from hvd_gqsgd.torch.state import states
 
 
 def _eager(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +36,9 @@ class GlobalQSGD(schemes.GlobalQSGD):
         opt = hvd.DistributedOptimizer(opt, ..., compression=GlobalQSGD(bits=4))
         mean = hvd.allreduce(tensor, name="x", compression=GlobalQSGD)
 
-    Settings (keyword only): bits=8, block_size=256, min_numel=1024, seed=0, as in ``schemes.GlobalQSGD``.
+    Settings (keyword only): bits=8, block_size=256, rotation="hadamard", dither="correlated", error_feedback=False,
+    min_numel=1024, seed=0, as in ``schemes.GlobalQSGD``. Save ``state_dict()`` beside the optimizer's, on every rank
+    its own, and a run that loads it goes on as if it had not stopped.
 
     Raises SettingsError for an unknown setting or a value out of range. While training, on every rank alike:
     SettingsError for a world too large for ``bits``, DisagreementError where ranks differ in settings or tensors
@@ -53,3 +56,19 @@ class GlobalQSGD(schemes.GlobalQSGD):
     def decompress(self: GlobalQSGD, tensor: torch.Tensor, ctx: Context) -> torch.Tensor:
         """For Horovod: the reduced tensor, in the dtype, shape and device of what was compressed."""
         return _eager(engine.decompress)(tensor, ctx)
+
+    @OnClassOrInstance
+    def state_dict(self: GlobalQSGD) -> dict[str, Any]:
+        """What exchanges with these settings remember on this rank: steps, and with error feedback what is left over.
+
+        Tensors, numbers and strings, for torch.save; shared by equal settings.
+        """
+        return states.to_dict(self)
+
+    @OnClassOrInstance
+    def load_state_dict(self: GlobalQSGD, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave, before or after the first step.
+
+        Raises SettingsError for the state of other settings; on every rank, in the next step, for other parameters.
+        """
+        states.load(self, state_dict)

@@ -7,38 +7,67 @@ from threading import Lock
 import horovod.torch as hvd
 import torch
 
+from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.schemes.agreement import Statement
 from hvd_gqsgd.schemes.base import Scheme
 from hvd_gqsgd.torch.agreement import Parties
 from hvd_gqsgd.torch.calls import Call
 from hvd_gqsgd.torch.exchange import RunningExchange, drain
 from hvd_gqsgd.torch.pending import Pending
-from hvd_gqsgd.torch.plan import Load, Spec, groups_of
+from hvd_gqsgd.torch.plan import Load, Part, Spec, groups_of
+from hvd_gqsgd.torch.state import ExchangeState
 from hvd_gqsgd.torch.traffic import traffic
+
+
+def base_name(call: Call) -> str:
+    """What the user called the tensor."""
+    return call.name or "noname"
 
 
 class DirectExchange:
     """The exchange of one tensor, whose input is left alone; autograd flows through the result."""
 
-    def __init__(self, scheme: Scheme, tensor: torch.Tensor, call: Call, calls: DirectCalls) -> None:
+    def __init__(
+        self, scheme: Scheme, tensor: torch.Tensor, call: Call, calls: DirectCalls, state: ExchangeState
+    ) -> None:
         self._scheme = scheme
         self._tensor = tensor
         self._call = call
         self._calls = calls
-        self._problem = scheme.misfit(call.process_set.size())
-        base = call.name or "noname"
+        self._state = state
+        self._problem = scheme.misfit(call.process_set.size()) or self._unnamed()
+        base = base_name(call)
         self.pending = Pending(self, Spec.of(base, tensor), tensor)
-        self._wire_name, self._step = calls.open(base)
+        self._wire_name = calls.open(base)
+        self._step, state.step = state.step, state.step + 1
         self._loads = [group.load() for group in groups_of(scheme, [self.pending.spec])]
         self._running = [self._start(load) for load in self._loads]
 
     def _start(self, load: Load) -> RunningExchange:
         bucket = load.bucket
         bucket.tensors = [part.of(self.pending.flat) for part in load.parts]
+        if self._scheme.keeps_residuals:
+            bucket.residuals = [self._residual(part) for part in load.parts]
         bucket.step = self._step
         traffic.dense_bytes += load.dense_bytes
         name = f"{self._wire_name}.{load.parts[0].start}"
         return RunningExchange(self._scheme, bucket, name, self._call.process_set, self._problem)
+
+    def _residual(self, part: Part) -> torch.Tensor:
+        spec = self.pending.spec
+        try:
+            return part.of(self._state.residual_of(self._wire_name, spec.numel, spec.device))
+        except SettingsError as error:
+            self._problem = self._problem or str(error)
+            return torch.zeros(part.numel, dtype=torch.float32, device=spec.device)
+
+    def _unnamed(self) -> str:
+        if self._call.name is not None or not self._scheme.keeps_residuals:
+            return ""
+        return (
+            "allreduce with error_feedback=True: expected a name, by which to know the tensor again, got none; write "
+            "hvd.allreduce(tensor, name='x', ...)"
+        )
 
     def finish(self, pending: Pending, scale: float) -> torch.Tensor:
         """The reduced tensor, in fresh memory."""
@@ -79,7 +108,7 @@ class _Reduced(torch.autograd.Function):
 
 
 class DirectCalls:
-    """Names and steps of exchanges outside of an optimizer.
+    """Names of exchanges outside of an optimizer.
 
     Horovod pairs such calls by the name that the user gives; several under way with one name (a group, or no
     name at all) are told apart by a number, in the order of the calls, which is the same on every rank.
@@ -87,18 +116,16 @@ class DirectCalls:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._calls = 0
         self._under_way: set[str] = set()
 
-    def open(self, base: str) -> tuple[str, int]:
-        """A name that no exchange under way has, and a step that no call before it had."""
+    def open(self, base: str) -> str:
+        """A name that no exchange under way has."""
         with self._lock:
             number = 0
             while (wire_name := f"{base}.{number}") in self._under_way:
                 number += 1
             self._under_way.add(wire_name)
-            self._calls += 1
-            return wire_name, self._calls - 1
+            return wire_name
 
     def close(self, wire_name: str) -> None:
         """Let ``wire_name`` be used again."""

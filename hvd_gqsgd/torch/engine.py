@@ -10,20 +10,19 @@ from weakref import WeakKeyDictionary, ref
 import horovod.torch as hvd
 import torch
 
+from hvd_gqsgd.schemes.agreement import digest
 from hvd_gqsgd.schemes.base import Scheme
 from hvd_gqsgd.torch import calls
 from hvd_gqsgd.torch.buffers import DTYPE_NAMES
-from hvd_gqsgd.torch.direct import DirectCalls, DirectExchange
+from hvd_gqsgd.torch.direct import DirectCalls, DirectExchange, base_name
 from hvd_gqsgd.torch.pending import Pending
 from hvd_gqsgd.torch.session import Session
+from hvd_gqsgd.torch.state import MOST_SETTINGS, states
 from hvd_gqsgd.torch.traffic import traffic
 
 #: None: Horovod's result is the result. A dtype: cast Horovod's result. Pending: decode an exchange.
 Context: TypeAlias = torch.dtype | Pending | None
 
-
-#: Sessions kept for one optimizer, for settings that alternate; beyond that the oldest goes.
-MOST_SETTINGS = 8
 
 #: A probe is one float32.
 PROBE_BYTES = 4
@@ -64,9 +63,9 @@ class Engine:
         if call.optimizer is not None:
             session = self._session(scheme, call)
             return None if session is None else session.add(str(call.name), tensor, call.first)
-        if not scheme.compresses(tensor.numel()) or not _shared(call.process_set):
+        if scheme.bits_of(base_name(call), tensor.shape) is None or not _shared(call.process_set):
             return None
-        return DirectExchange(scheme, tensor, call, self._direct_calls()).pending
+        return DirectExchange(scheme, tensor, call, self._direct_calls(), states.of_direct(scheme)).pending
 
     def _direct_calls(self) -> DirectCalls:
         with self._lock:
@@ -92,7 +91,8 @@ class Engine:
                     del sessions[next(iter(sessions))]
                 names = tuple(call.optimizer._parameter_names.values())
                 process_set = call.process_set
-                sessions[scheme] = Session(scheme, process_set, names) if _shared(process_set) else None
+                state = states.of(scheme, call.optimizer, digest(*sorted(names)))
+                sessions[scheme] = Session(scheme, process_set, names, state) if _shared(process_set) else None
             return sessions[scheme]
 
     def _start_over_after_init(self) -> None:

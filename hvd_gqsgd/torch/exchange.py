@@ -89,6 +89,7 @@ class RunningExchange:
     def forget_tensors(self) -> None:
         """The bucket outlives the step; the gradients must not."""
         self.bucket.tensors = ()
+        self.bucket.residuals = ()
 
     def explain(self, statement: Statement, parties: Parties) -> Exception:
         """``failure``, or where ranks differ an exception that says in what; then every rank has to call this."""

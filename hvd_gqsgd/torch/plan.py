@@ -116,7 +116,12 @@ class Group:
 
     def _layout(self, parts: tuple[Part, ...]) -> Layout:
         members = tuple(
-            Member(tensor_id=agreement.tensor_id(p.label), numel=p.numel, dtype=DTYPE_NAMES[p.spec.dtype])
+            Member(
+                tensor_id=agreement.tensor_id(p.label),
+                numel=p.numel,
+                dtype=DTYPE_NAMES[p.spec.dtype],
+                bits=self._scheme.bits_of(p.spec.name, p.spec.shape) or 0,
+            )
             for p in parts
         )
         return Layout(members=members, **self._scheme.layout_settings())
@@ -157,7 +162,7 @@ class Plan:
         plan.small.update(self.small)
         by_device: dict[torch.device, list[Spec]] = {}
         for spec in specs:
-            if self._scheme.compresses(spec.numel):
+            if self._scheme.bits_of(spec.name, spec.shape) is not None:
                 by_device.setdefault(spec.device, []).append(spec)
                 plan.specs[spec.name] = spec
             else:

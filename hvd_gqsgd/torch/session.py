@@ -20,6 +20,7 @@ from threading import RLock
 import horovod.torch as hvd
 import torch
 
+from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.schemes.agreement import Statement, digest
 from hvd_gqsgd.schemes.base import Scheme
 from hvd_gqsgd.torch.agreement import Parties
@@ -28,6 +29,7 @@ from hvd_gqsgd.torch.pending import Pending
 from hvd_gqsgd.torch.plain import PlainExchange
 from hvd_gqsgd.torch.plan import Group, Load, Part, Plan, Spec
 from hvd_gqsgd.torch.slots import Slots
+from hvd_gqsgd.torch.state import ExchangeState
 from hvd_gqsgd.torch.traffic import traffic
 
 
@@ -52,15 +54,16 @@ class _Round:
 class Session:
     """Exchanges for one optimizer with one set of settings, on one process set.
 
-    names: of all the optimizer's parameters; they tell its collectives from other optimizers'.
+    names: of all the optimizer's parameters; they tell its collectives from other optimizers'. state: what it goes on
+    from, and keeps up to date.
     """
 
-    def __init__(self, scheme: Scheme, process_set: hvd.ProcessSet, names: Sequence[str]) -> None:
+    def __init__(self, scheme: Scheme, process_set: hvd.ProcessSet, names: Sequence[str], state: ExchangeState) -> None:
         self._scheme = scheme
         self._process_set = process_set
         self._name = digest(*sorted(names))
         self._dropped_rounds = 0
-        self._step = 0
+        self._state = state
         self._start_over()
         # Autograd calls the hooks of each GPU's parameters in a thread of its own.
         self._lock = RLock()
@@ -95,7 +98,7 @@ class Session:
                 return self._add_planned(planned, tensor)
             # A tensor that was planned stays ours and one that was small stays Horovod's, whatever it has become on
             # this rank: the others send the same. Before the agreement everything is ours.
-            if self._agreed and (name in self._plan.small or not self._scheme.compresses(tensor.numel())):
+            if self._agreed and (name in self._plan.small or self._scheme.bits_of(name, tensor.shape) is None):
                 return None
             return self._take(Spec.of(name, tensor), tensor)
 
@@ -146,7 +149,7 @@ class Session:
         now.unfinished -= 1
         if not now.unfinished:
             self._round = self._new_round()
-            self._step += 1
+            self._state.step += 1
         return pending.result()
 
     def _settle(self, scale: float) -> None:
@@ -192,11 +195,22 @@ class Session:
     def _start(self, group: Group, load: Load) -> None:
         now = self._round
         bucket = load.bucket
-        bucket.step = self._step
+        bucket.step = self._state.step
         bucket.tensors = [_payload(now.arrived[part.spec.name], part) for part in load.parts]
+        if self._scheme.keeps_residuals:
+            bucket.residuals = [self._residual(part) for part in load.parts]
         name = self._wire_name(load.label)
         now.exchanges[group.index] = RunningExchange(self._scheme, bucket, name, self._process_set, now.problem)
         traffic.dense_bytes += load.dense_bytes
+
+    def _residual(self, part: Part) -> torch.Tensor:
+        spec = part.spec
+        try:
+            return part.of(self._state.residual_of(spec.name, spec.numel, spec.device))
+        except SettingsError as error:
+            # Told to all ranks by this bucket's header; what it is encoded with does not matter any more.
+            self._round.problem = self._round.problem or str(error)
+            return torch.zeros(part.numel, dtype=torch.float32, device=spec.device)
 
     def _failure(self, failed: RunningExchange) -> Exception:
         """What to raise for ``failed``, after every collective of the round has come to its end on every rank."""

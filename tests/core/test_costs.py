@@ -107,11 +107,13 @@ def test_payload_is_what_the_layout_sends():
     from hvd_gqsgd.kernels.layout import Layout, Member
 
     for bits in WIDTHS:
-        members = tuple(Member(tensor_id=i, numel=numel, dtype="float32") for i, numel in enumerate([5000, 1025]))
-        layout = Layout(members=members, block_size=256, bits=bits)
+        members = tuple(
+            Member(tensor_id=i, numel=numel, dtype="float32", bits=bits) for i, numel in enumerate([5000, 1025])
+        )
+        layout = Layout(members=members, **GlobalQSGD().layout_settings())
         sent = payload(Choice.of_bits(bits), [5000, 1025])
-        # Without the headers: three numbers a bucket.
-        assert sent.size_bytes == 4 * (layout.norms_numel - 2 + layout.words_numel - 1)
+        # Without the headers: four numbers a bucket.
+        assert sent.size_bytes == 4 * (layout.norms_numel - 3 + layout.words_numel - 1)
 
 
 def test_buckets_are_those_of_the_front_end():

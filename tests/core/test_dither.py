@@ -12,7 +12,7 @@ WORDS = np.arange(1 << 16, dtype=np.uint32)
 
 
 def planes(seed=0, step=0, tensor=1, rank=0, lanes=16):
-    return dither.dither_planes(dither.tensor_key(seed, step, tensor, rank), WORDS, lanes)
+    return dither.dither_planes(dither.Dither(dither.tensor_key(seed, step, tensor, rank)), WORDS, lanes)
 
 
 def test_every_lane_is_uniform():
@@ -54,7 +54,7 @@ def test_no_two_ranks_share_noise_by_swapping_parts_of_the_key():
 
 
 def test_a_word_has_its_noise_wherever_the_call_begins():
-    key = dither.tensor_key(3, 1, 4, 1)
+    key = dither.Dither(dither.tensor_key(3, 1, 4, 1))
     whole = dither.dither_planes(key, WORDS, 5)
     part = dither.dither_planes(key, WORDS[1000:1010], 5)
     np.testing.assert_array_equal(whole[:, 1000:1010], part)

@@ -31,7 +31,7 @@ def run(code: str, forced: str) -> subprocess.CompletedProcess:
 
 
 def test_the_compiled_library_loads():
-    assert compiled.load(compiled.library_path()).gqsgd_abi() == 3
+    assert compiled.load(compiled.library_path()).gqsgd_abi() == 4
     assert compiled.runnable()[-1] == "baseline"
 
 
@@ -67,7 +67,9 @@ def test_the_reference_takes_the_given_view(monkeypatch):
     chosen = kernels.select(as_array=lambda buffer: seen.append(buffer) or buffer)
     assert isinstance(chosen, ReferenceKernels)
     layout = kernel_cases.layout_of([("float32", 4)], 4, 8)
-    chosen.block_norms(layout, [np.ones(4, np.float32)], np.zeros(layout.norms_numel, np.float32))
+    chosen.block_norms(
+        layout, [np.ones(4, np.float32)], np.zeros(layout.norms_numel, np.float32), kernel_cases.turn_of(1)
+    )
     assert len(seen) == 2
 
 
@@ -126,7 +128,7 @@ def test_a_file_that_is_no_library_or_a_foreign_one_raises(no_library):
 def test_a_library_of_another_version_raises(unforced, monkeypatch):
     monkeypatch.setattr(compiled, "ABI", 0)
     compiled.load.cache_clear()
-    with pytest.raises(KernelsMissingError, match=r"of another version \(expected interface 0, got 3\); rebuild"):
+    with pytest.raises(KernelsMissingError, match=r"of another version \(expected interface 0, got 4\); rebuild"):
         kernels.select()
 
 
@@ -140,14 +142,14 @@ def test_unknown_instruction_sets_are_settings_errors_only_in_the_environment(mo
 def test_python_threads_may_share_kernels_and_a_layout(name):
     shared = kernel_cases.make(name)
     shapes = (("float32", 5000), ("float16", 300))
-    layout, tensors, expected = kernel_cases.case(shapes, 256, 8, 40, 0.5)
+    layout, tensors, expected = kernel_cases.case(shapes, 256, 8, 3, 0.5)
     failures = []
 
     def work() -> None:
         own = [tensor.copy() for tensor in tensors]
         for _ in range(200):
             words = np.full(layout.words_numel, kernel_cases.HEADER, dtype=np.int32)
-            shared.encode(layout, own, expected.norms, words, levels=40, **kernel_cases.SETTINGS)
+            shared.encode(layout, own, expected.norms, words, kernel_cases.turn_of(3))
             if words.tobytes() != expected.words.tobytes():
                 failures.append(words)
 

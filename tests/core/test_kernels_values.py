@@ -17,9 +17,11 @@ SIZES = (2.0**-149, 2.0**-133, 2.0**-126, 1e-30, 2.0**-90, 2.0**-24, 2.0**-14, 1
 
 
 def check_values(kernels, tensors, dtypes, *, block_size, bits, agreed=None):
-    layout = layout_of([(d, t.size) for d, t in zip(dtypes, tensors, strict=True)], block_size, bits)
-    arguments = {"levels": max_lane_sum(bits), "factor": 1.0, "agreed": agreed}
-    check(kernels, layout, tensors, specification(layout, tensors, **arguments), **arguments)
+    for rotated in (False, True):
+        layout = layout_of([(d, t.size) for d, t in zip(dtypes, tensors, strict=True)], block_size, bits, rotated)
+        for residuals in ((), [np.full(t.size, 1e-3, np.float32) for t in tensors]):
+            arguments = {"size": 1, "factor": 1.0, "agreed": agreed, "residuals": residuals}
+            check(kernels, layout, tensors, specification(layout, tensors, **arguments), **arguments)
 
 
 @pytest.mark.parametrize("dtype", floats.DTYPES)
@@ -38,7 +40,7 @@ def test_all_elements_at_the_norm_fill_every_lane_to_its_last_level(kernels, bit
         check_values(kernels, tensors, ["float32", "float64"], block_size=256, bits=bits)
     layout = layout_of([("float32", 515)], 256, bits)
     norms, words = np.full(layout.norms_numel, size, np.float32), np.zeros(layout.words_numel, np.int32)
-    kernels.encode(layout, tensors[:1], norms, words, levels=max_lane_sum(bits), **kernel_cases.SETTINGS)
+    kernels.encode(layout, tensors[:1], norms, words, kernel_cases.turn_of(1))
     first = words[WORDS_HEADER : WORDS_HEADER + lanes.words_for(256, bits)]
     assert np.array_equal(lanes.unpack(first, 256, bits), max_lane_sum(bits) * np.sign(x[:256]))
 
@@ -53,7 +55,7 @@ def test_one_bad_element_makes_its_block_infinite_and_nan(kernels, dtype, bad):
         check_values(kernels, tensors, [dtype], block_size=32, bits=8)
         layout = layout_of([(dtype, 70)], 32, 8)
         norms = np.zeros(layout.norms_numel, np.float32)
-        kernels.block_norms(layout, tensors, norms)
+        kernels.block_norms(layout, tensors, norms, kernel_cases.turn_of(1))
         assert np.array_equal(np.isinf(norms[NORMS_HEADER:]), np.arange(3) == place // 32)
 
 
@@ -99,7 +101,7 @@ def test_decode_rounds_every_half_its_neighbours_and_the_midpoints(kernels, dtyp
     words = np.full(layout.words_numel, sign, np.int32)
     expected = floats.from_float64(np.where(np.isinf(norms), np.nan, sign * norms.astype(np.float64)), dtype)
     out = np.zeros_like(expected)
-    kernels.decode(layout, [out], words, agreed, levels=1, factor=1.0)
+    kernels.decode(layout, [out], words, agreed, kernel_cases.turn_of(32767), factor=1.0)
     assert_same_bits(out, expected, kernels.name)
 
 
@@ -117,7 +119,7 @@ def test_decode_rounds_the_unit_as_the_specification_does_and_only_where_it_does
     sums = np.random.default_rng(bits).integers(-(1 << 31), 1 << 31, layout.words_numel).astype(np.int32)
     agreed = np.ones(layout.norms_numel, np.float32)
     for unit in (*MIDDLES, 1 - 2.0**-53, 1 - 2.0**-25 - 2.0**-53):
-        arguments = {"levels": 1, "factor": size * unit, "agreed": agreed, "sums": sums}
+        arguments = {"size": max_lane_sum(bits), "factor": size * unit, "agreed": agreed, "sums": sums}
         check(kernels, layout, tensors, specification(layout, tensors, **arguments), **arguments)
 
 
@@ -135,7 +137,7 @@ def test_blocks_with_infinite_or_zero_norm_send_zeros_over_what_was_there(kernel
     norms = np.full(layout.norms_numel, np.inf, dtype=np.float32)
     norms[layout.norms_of(0)] = 0
     words = np.full(layout.words_numel, HEADER, dtype=np.int32)
-    kernels.encode(layout, tensors, norms, words, levels=7, **kernel_cases.SETTINGS)
+    kernels.encode(layout, tensors, norms, words, kernel_cases.turn_of(1))
     assert words[0] == HEADER and not words[WORDS_HEADER:].any()
 
 
@@ -145,11 +147,11 @@ def test_a_caller_that_flushes_subnormals_gets_the_same_bits_and_keeps_its_setti
     kernels = kernel_cases.make(name)
     x = np.linspace(-1, 1, 64).astype(np.float32) * np.float32(2.0**-130)
     layout = layout_of([("float32", 64)], 32, 8)
-    expected = specification(layout, [x], levels=100, factor=1.0)
+    expected = specification(layout, [x], size=1, factor=1.0)
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush subnormals")
     try:
-        check(kernels, layout, [x], expected, levels=100, factor=1.0)
+        check(kernels, layout, [x], expected, size=1, factor=1.0)
         assert float(torch.tensor([2.0**-130]) * 1) == 0
     finally:
         torch.set_flush_denormal(False)

@@ -9,7 +9,7 @@ from hvd_gqsgd.maths import dither, floats, lanes, quantize
 def round_trip(x, *, bits=8, levels=127, block_size=256, key=1, norms=None):
     norms = quantize.block_norms(x, block_size) if norms is None else norms
     shape = {"block_size": block_size, "bits": bits, "levels": levels}
-    words = quantize.encode(x, norms, key=key, **shape)
+    words = quantize.encode(x, norms, dither=dither.Dither(key), **shape)
     dtype = "bfloat16" if x.dtype == np.uint16 else x.dtype.name
     return quantize.decode(words, norms, numel=x.size, factor=1.0, dtype=dtype, **shape), norms
 
@@ -115,7 +115,7 @@ def test_one_bad_element_makes_its_block_nan_and_no_other(bad):
 def test_a_block_that_is_bad_elsewhere_sends_zeros_here():
     x = np.ones(512, dtype=np.float32)
     norms = np.array([np.inf, 2.0], dtype=np.float32)
-    words = quantize.encode(x, norms, block_size=256, bits=8, levels=127, key=0)
+    words = quantize.encode(x, norms, block_size=256, bits=8, levels=127, dither=dither.Dither(0))
     assert not words[:64].any()
     assert words[64:].any()
 
@@ -146,6 +146,6 @@ def test_unequal_norms_are_the_agreed_ones_not_the_local_ones():
 
 def test_every_block_starts_a_new_word():
     x = np.ones(10, dtype=np.float32)
-    words = quantize.encode(x, np.ones(4, np.float32), block_size=3, bits=8, levels=1, key=0)
+    words = quantize.encode(x, np.ones(4, np.float32), block_size=3, bits=8, levels=1, dither=dither.Dither(0))
     assert words.size == quantize.count_words(10, 3, 8) == 4
     np.testing.assert_array_equal(lanes.unpack(words[:, None], 3, 8), [[1, 1, 1]] * 3 + [[1, 0, 0]])

@@ -52,13 +52,25 @@ def mean_of(name, shape, dtype=torch.float32, step=0, ranks: Sequence[int] | Non
     return total / (over or len(ranks))
 
 
-def level_of(values: Sequence[torch.Tensor], bits: int = 8, block_size: int = 256, n: int | None = None):
-    """M / L for each element: the most by which the mean may be off. values: every rank's tensor."""
+def level_of(
+    values: Sequence[torch.Tensor], bits: int = 8, block_size: int = 256, n: int | None = None, rotated: bool = True
+):
+    """What the mean may be off by, for each element. values: every rank's tensor.
+
+    M / L, which nothing exceeds, for blocks that are not rotated. Of rotated ones, M is at most some four times their
+    root mean square, and errors are sums of half a level from many elements: five standard deviations of those.
+    """
     n = len(values) if n is None else n
-    flat = np.max([v.detach().abs().double().reshape(-1).numpy() for v in values], axis=0)
-    blocks = np.pad(flat, (0, -flat.size % block_size)).reshape(-1, block_size)
-    norms = blocks.max(axis=1).repeat(block_size)[: flat.size]
-    return torch.from_numpy(norms / levels.count_levels(bits, n)).reshape(values[0].shape)
+    flat = np.array([v.detach().abs().double().reshape(-1).numpy() for v in values])
+    numel = flat.shape[1]
+    blocks = np.pad(flat, ((0, 0), (0, -numel % block_size))).reshape(len(flat), -1, block_size)
+    if rotated:
+        lengths = np.minimum(block_size, numel - block_size * np.arange(blocks.shape[1]))
+        norms = 12 * np.sqrt((blocks**2).sum(axis=2) / lengths).max(axis=0)
+    else:
+        norms = blocks.max(axis=(0, 2))
+    level = norms.repeat(block_size)[:numel] / levels.count_levels(bits, n)
+    return torch.from_numpy(level).reshape(values[0].shape)
 
 
 def assert_is_mean(

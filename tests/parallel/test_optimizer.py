@@ -39,7 +39,7 @@ def test_a_model_of_small_parameters_alone():
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_all_ranks_at_plus_or_minus_max_come_back_to_the_last_place(bits):
     parameters = make_parameters({"w": (5000,)})
-    optimizer = make_optimizer(parameters, GlobalQSGD(bits=bits))
+    optimizer = make_optimizer(parameters, GlobalQSGD(bits=bits, rotation=None))
     for largest in (1e-40, 0.1, 3e38):
         signs = torch.where(torch.arange(5000) % 3 == 0, -1.0, 1.0)
         parameters["w"].grad = None

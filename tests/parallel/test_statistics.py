@@ -10,7 +10,7 @@ from hvd_gqsgd.torch import GlobalQSGD
 def test_400_exchanges_of_one_tensor_are_unbiased_in_every_element(several):
     exchanges, shape = 400, (2000,)
     parameters = make_parameters({"w": shape})
-    optimizer = make_optimizer(parameters, GlobalQSGD(bits=5))
+    optimizer = make_optimizer(parameters, GlobalQSGD(bits=5, rotation=None, dither="independent"))
     values = [gradient("w", shape, rank).double() for rank in range(several)]
     exact = sum(values) / several
     errors = torch.zeros(exchanges, *shape, dtype=torch.float64)
@@ -21,7 +21,7 @@ def test_400_exchanges_of_one_tensor_are_unbiased_in_every_element(several):
         with optimizer.skip_synchronize():
             optimizer.step()
         optimizer.zero_grad()
-    level = level_of(values, bits=5)
+    level = level_of(values, bits=5, rotated=False)
     # Each rank rounds up with probability f, its fraction between two levels: variance f (1 - f) of a level.
     fractions = torch.stack([(v.abs() / level) % 1 for v in values])
     variance = (level / several) ** 2 * (fractions * (1 - fractions)).sum(dim=0)

@@ -126,7 +126,7 @@ def test_gradients_flow_as_without_compression(mode, op, numel):
 
     exact = run(mode, lambda: gradient_with(hvd.Compression.none))
     ours = run(mode, lambda: gradient_with(GlobalQSGD))
-    np.testing.assert_allclose(ours, exact, atol=hvd.size() / (127 // hvd.size()))
+    np.testing.assert_allclose(ours, exact, atol=4 * hvd.size() / (127 // hvd.size()))
     assert np.abs(exact).max() > 0.5
 
 
@@ -140,15 +140,14 @@ def test_the_result_is_the_specifications_to_the_bit(several, dtype):
         step = int(compression.state().step)
         result = hvd.allreduce(own(name, (numel,), dtype), name=name, compression=compression)
         assert int(compression.state().step) == step + 1
-        layout = Layout(
-            members=(Member(tensor_id=tensor_id(name), numel=numel, dtype=dtype.name),), block_size=100, bits=6
-        )
+        members = (Member(tensor_id=tensor_id(name), numel=numel, dtype=dtype.name, bits=6),)
+        layout = Layout(members=members, **specification.layout_settings())
         buckets, exchanges = [], []
         for rank in range(several):
             values = tf.cast(gradient(name, (numel,), rank), dtype)
             array = tf.bitcast(values, tf.uint16).numpy() if dtype == tf.bfloat16 else values.numpy()
             norms, words = np.zeros(layout.norms_numel, np.float32), np.zeros(layout.words_numel, np.int32)
-            bucket = Bucket(layout, (name,), 1 + turn, norms, words, [array], step)
+            bucket = Bucket(layout, (name,), 1 + turn, norms, words, [array], step=step)
             buckets.append(bucket)
             exchanges.append(specification.exchange(bucket, ReferenceKernels(), World(several, rank)))
         loopback.run(exchanges)

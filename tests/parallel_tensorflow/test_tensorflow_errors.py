@@ -29,7 +29,8 @@ def test_settings_that_differ_between_ranks(several, mode, error, usual, odd):
     with pytest.raises(error, match="DistributedGradientTape: .*rank 1 got GlobalQSGD") as caught:
         run(mode, lambda: gradients_of(variables, mine))
     for settings in (usual, odd):
-        assert repr(GlobalQSGD(**settings)) in str(caught.value)
+        # TensorFlow escapes quotes.
+        assert repr(GlobalQSGD(**settings)) in str(caught.value).replace("\\'", "'")
     still_works()
 
 
@@ -93,7 +94,7 @@ def test_too_many_ranks_for_the_bits(several, mode):
 def test_too_many_ranks_known_when_the_graph_runs(several, mode, monkeypatch):
     monkeypatch.setenv("HOROVOD_ELASTIC", "1")
     variables = make_variables()
-    with pytest.raises(GRAPH, match=r"bits=2\): expected at most 1 ranks; write more bits; got ranks"):
+    with pytest.raises(GRAPH, match=r"bits=2\): expected at most 1 ranks, got \d; write more bits"):
         run(mode, lambda: gradients_of(variables, GlobalQSGD(bits=2, seed=3)))
     monkeypatch.delenv("HOROVOD_ELASTIC")
     still_works()

@@ -63,11 +63,13 @@ def run(mode: str, work: Callable[[], Any]) -> Any:
 
 
 def level_of(values: Sequence[np.ndarray], bits: int = 8, block_size: int = 256) -> np.ndarray:
-    """M / L for each element: the most by which the mean may be off. values: every rank's tensor."""
-    flat = np.max([np.abs(v).reshape(-1) for v in values], axis=0)
-    blocks = np.pad(flat, (0, -flat.size % block_size)).reshape(-1, block_size)
-    norms = blocks.max(axis=1).repeat(block_size)[: flat.size]
-    return (norms / levels.count_levels(bits, len(values))).reshape(values[0].shape)
+    """What the mean may be off by, for each element: see tests/parallel/rig.py. values: every rank's tensor."""
+    flat = np.array([np.abs(v).reshape(-1) for v in values])
+    numel = flat.shape[1]
+    blocks = np.pad(flat, ((0, 0), (0, -numel % block_size))).reshape(len(flat), -1, block_size)
+    lengths = np.minimum(block_size, numel - block_size * np.arange(blocks.shape[1]))
+    norms = 12 * np.sqrt((blocks**2).sum(axis=2) / lengths).max(axis=0)
+    return (norms.repeat(block_size)[:numel] / levels.count_levels(bits, len(values))).reshape(values[0].shape)
 
 
 def assert_is_mean(

@@ -53,10 +53,14 @@ uint64_t mix64(uint64_t value) {
     return value ^ (value >> 31);
 }
 
-PairKeys pair_keys(uint64_t seed, uint64_t step, uint64_t tensor_id, uint64_t rank) {
+uint64_t tensor_key(uint64_t seed, uint64_t step, uint64_t tensor_id, uint64_t rank) {
     uint64_t key = 0;
     const uint64_t parts[] = {seed, step, tensor_id, rank};
     for (uint64_t part : parts) key = mix64((key ^ part) + GOLDEN);
+    return key;
+}
+
+PairKeys pair_keys(uint64_t key) {
     PairKeys keys;
     for (int pair = 0; pair < 8; pair++) {
         const uint64_t draw = mix64(key + (uint64_t)(pair + 1) * GOLDEN);
@@ -66,18 +70,55 @@ PairKeys pair_keys(uint64_t seed, uint64_t step, uint64_t tensor_id, uint64_t ra
     return keys;
 }
 
+// maths.dither.place_among and position.
+void take_place(uint64_t key, uint64_t n, uint64_t rank, Codec &codec) {
+    const auto draw = [&](uint64_t other) { return mix64(key + (9 + other) * GOLDEN); };
+    const uint64_t own = draw(rank);
+    uint64_t place = 0;
+    for (uint64_t other = 0; other < n; other++) place += draw(other) < own;
+    if (n % 2) {
+        codec.shift = (uint32_t)(place * 65536 / n);
+    } else {
+        codec.shift = (uint32_t)(place / 2 * 65536 / (n / 2));
+        codec.flip = place % 2 ? 0xffff : 0;
+    }
+}
+
+// ``dithered``: for encode, which alone needs the dither.
+Codec codec_of(const gqsgd_codec &given, const gqsgd_segment &segment, bool dithered) {
+    const uint64_t shared = ~0ull, rotation = ~1ull;
+    Codec codec = {};
+    codec.bits = (int)segment.bits;
+    codec.levels = (int)((((uint64_t)1 << (segment.bits - 1)) - 1) / given.size);
+    codec.rotated = given.rotated;
+    if (codec.rotated) codec.signs = pair_keys(tensor_key(given.seed, 0, segment.tensor_id, rotation));
+    if (!dithered) return codec;
+    codec.keep = 0xffff;
+    if (given.dither == GQSGD_NEAREST) {
+        codec.keep = 0;
+        codec.flip = 0x8000;
+    } else if (given.dither == GQSGD_INDEPENDENT) {
+        codec.dither = pair_keys(tensor_key(given.seed, given.step, segment.tensor_id, given.rank));
+    } else {
+        const uint64_t key = tensor_key(given.seed, given.step, segment.tensor_id, shared);
+        codec.dither = pair_keys(key);
+        take_place(key, given.size, given.rank, codec);
+    }
+    return codec;
+}
+
 int64_t blocks_of(const gqsgd_segment &segment, int64_t block_size) {
     return (segment.numel + block_size - 1) / block_size;
 }
 
-// The tensors of a call.
+// The tensors of a call. residuals: null or as many addresses.
 struct Bucket {
     const gqsgd_segment *segments;
-    const uint64_t *addresses;
+    const uint64_t *addresses, *residuals;
     int64_t count, block_size;
 };
 
-// Calls work(segment, address, range) for blocks [begin, end) of the list of all blocks of all segments.
+// Calls work(segment, address, residual, range) for blocks [begin, end) of the list of all blocks of all segments.
 template <class Work> void visit(const Bucket &bucket, int64_t begin, int64_t end, Work work) {
     const DefaultFloats floats;
     for (int64_t s = 0, before = 0; s < bucket.count && before < end; s++) {
@@ -86,7 +127,7 @@ template <class Work> void visit(const Bucket &bucket, int64_t begin, int64_t en
         const int64_t from = begin > before ? begin - before : 0, to = end - before < blocks ? end - before : blocks;
         if (from < to)
             work(
-                segment, (void *)bucket.addresses[s],
+                segment, (void *)bucket.addresses[s], bucket.residuals ? (float *)bucket.residuals[s] : nullptr,
                 BlockRange{from, to, segment.numel, bucket.block_size, (int)segment.dtype});
         before += blocks;
     }
@@ -127,35 +168,36 @@ int gqsgd_runs(int isa) {
 int gqsgd_default_threads(void) { return omp_get_max_threads(); }
 
 void gqsgd_block_norms(
-    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, float *norms,
-    int threads, int isa) {
+    const gqsgd_codec *codec, const gqsgd_segment *segments, const uint64_t *addresses, const uint64_t *residuals,
+    int64_t count, float *norms, int threads, int isa) {
     const Variant &variant = variant_of(isa);
-    const auto work = [&](const gqsgd_segment &segment, const void *x, const BlockRange &range) {
-        variant.block_norms(range, x, norms + segment.norms_offset);
+    const auto work = [&](const gqsgd_segment &segment, const void *x, const float *residual, const BlockRange &range) {
+        variant.block_norms(range, codec_of(*codec, segment, false), x, residual, norms + segment.norms_offset);
     };
-    visit_all({segments, addresses, count, block_size}, threads, work);
+    visit_all({segments, addresses, residuals, count, codec->block_size}, threads, work);
 }
 
 void gqsgd_encode(
-    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, int bits, int levels,
-    uint64_t seed, uint64_t step, uint64_t rank, const float *norms, int32_t *words, int threads, int isa) {
+    const gqsgd_codec *codec, const gqsgd_segment *segments, const uint64_t *addresses, const uint64_t *residuals,
+    int64_t count, const float *norms, int32_t *words, int threads, int isa) {
     const Variant &variant = variant_of(isa);
-    const auto work = [&](const gqsgd_segment &segment, const void *x, const BlockRange &range) {
-        const PairKeys keys = pair_keys(seed, step, segment.tensor_id, rank);
+    const auto work = [&](const gqsgd_segment &segment, const void *x, float *residual, const BlockRange &range) {
         variant.encode(
-            range, x, norms + segment.norms_offset, bits, levels, keys, (uint32_t *)words + segment.words_offset);
+            range, codec_of(*codec, segment, true), x, residual, norms + segment.norms_offset,
+            (uint32_t *)words + segment.words_offset);
     };
-    visit_all({segments, addresses, count, block_size}, threads, work);
+    visit_all({segments, addresses, residuals, count, codec->block_size}, threads, work);
 }
 
 void gqsgd_decode(
-    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, int bits, double unit,
+    const gqsgd_codec *codec, const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, double factor,
     const int32_t *words, const float *norms, int threads, int isa) {
     const Variant &variant = variant_of(isa);
-    const auto work = [&](const gqsgd_segment &segment, void *out, const BlockRange &range) {
+    const auto work = [&](const gqsgd_segment &segment, void *out, const float *, const BlockRange &range) {
+        const Codec own = codec_of(*codec, segment, false);
         variant.decode(
-            range, (const uint32_t *)words + segment.words_offset, norms + segment.norms_offset, bits,
-            unit, out);
+            range, own, (const uint32_t *)words + segment.words_offset, norms + segment.norms_offset,
+            factor / own.levels, out);
     };
-    visit_all({segments, addresses, count, block_size}, threads, work);
+    visit_all({segments, addresses, nullptr, count, codec->block_size}, threads, work);
 }

@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 /* Counts up with every change below; a library that was built from other sources is refused. */
-#define GQSGD_ABI 3
+#define GQSGD_ABI 4
 
 /* Instruction sets, in rising order. */
 enum { GQSGD_BASELINE = 0, GQSGD_AVX2 = 1, GQSGD_AVX512 = 2 };
@@ -32,7 +32,20 @@ typedef struct {
     int64_t words_offset;
     uint64_t tensor_id;
     int64_t dtype;
+    int64_t bits; /* 2 to 16 */
 } gqsgd_segment;
+
+/* Dithers, in the order of maths.dither.KINDS. */
+enum { GQSGD_INDEPENDENT = 0, GQSGD_CORRELATED = 1, GQSGD_NEAREST = 2 };
+
+/* How the tensors of a bucket are written, and whose turn it is. Of ``size`` ranks this is ``rank``; every lane has
+ * (2^(bits - 1) - 1) / size levels on each side of zero, at least one. */
+typedef struct {
+    int64_t block_size; /* at most 4096 if rotated or with residuals */
+    int64_t rotated;    /* 0 or 1 */
+    int64_t dither;
+    uint64_t seed, step, rank, size;
+} gqsgd_codec;
 
 GQSGD_API int gqsgd_abi(void);
 
@@ -42,19 +55,21 @@ GQSGD_API int gqsgd_runs(int isa);
 /* Threads that ``threads = 0`` stands for. Small work takes fewer than it was offered. */
 GQSGD_API int gqsgd_default_threads(void);
 
+/* ``residuals``: null, or the addresses of a float32 buffer for each segment, which is added to its elements. */
+
 /* norms[b] = max |x| of block b, +inf where the block has a NaN or an Inf. */
 GQSGD_API void gqsgd_block_norms(
-    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, float *norms,
-    int threads, int isa);
+    const gqsgd_codec *codec, const gqsgd_segment *segments, const uint64_t *addresses, const uint64_t *residuals,
+    int64_t count, float *norms, int threads, int isa);
 
-/* words = the codes of every segment, dithered by (seed, step, tensor_id, rank). 2 <= bits <= 16. */
+/* words = the codes of every segment; residuals = what these leave over, but for blocks whose norm is +inf. */
 GQSGD_API void gqsgd_encode(
-    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, int bits, int levels,
-    uint64_t seed, uint64_t step, uint64_t rank, const float *norms, int32_t *words, int threads, int isa);
+    const gqsgd_codec *codec, const gqsgd_segment *segments, const uint64_t *addresses, const uint64_t *residuals,
+    int64_t count, const float *norms, int32_t *words, int threads, int isa);
 
-/* Elements = lane sums * (norm * unit), written for every segment to its address; unit is factor / levels. */
+/* Elements = lane sums * (norm * (factor / levels)), written for every segment to its address. */
 GQSGD_API void gqsgd_decode(
-    const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, int64_t block_size, int bits, double unit,
+    const gqsgd_codec *codec, const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, double factor,
     const int32_t *words, const float *norms, int threads, int isa);
 
 #ifdef __cplusplus

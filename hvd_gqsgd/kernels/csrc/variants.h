@@ -3,26 +3,37 @@
 
 #include "kernels.h"
 
-// Keys of the dither for each pair of lanes.
+// Keys of the hash for each pair of lanes.
 struct PairKeys {
     uint32_t k0[8], k1[8];
 };
 
-// Blocks [begin, end) of one segment. ``norms`` and ``words`` point at the segment's own first norm and word.
+// How a segment is written. dither: keys of the hash h; noise is ((h + shift) & keep) ^ flip in 16 bits. signs: keys of
+// the rotation.
+struct Codec {
+    int bits, levels;
+    bool rotated;
+    PairKeys dither;
+    uint32_t shift, keep, flip;
+    PairKeys signs;
+};
+
+// Blocks [begin, end) of one segment. Norms, words and residual are the segment's own.
 struct BlockRange {
     int64_t begin, end;
     int64_t numel, block_size;
     int dtype;
 };
 
+// residual: may be null.
 struct Variant {
-    void (*block_norms)(const BlockRange &range, const void *x, float *norms);
+    void (*block_norms)(
+        const BlockRange &range, const Codec &codec, const void *x, const float *residual, float *norms);
     void (*encode)(
-        const BlockRange &range, const void *x, const float *norms, int bits, int levels, const PairKeys &keys,
+        const BlockRange &range, const Codec &codec, const void *x, float *residual, const float *norms,
         uint32_t *words);
     void (*decode)(
-        const BlockRange &range, const uint32_t *words, const float *norms, int bits, double unit,
-        void *out);
+        const BlockRange &range, const Codec &codec, const uint32_t *words, const float *norms, double unit, void *out);
 };
 
 extern const Variant baseline_variant;

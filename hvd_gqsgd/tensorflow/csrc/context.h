@@ -94,10 +94,10 @@ public:
         return tensor && tf.TF_TensorType(tensor) == TF_DOUBLE ? scalar<double>(index) : scalar<float>(index);
     }
 
-    // A fresh output vector.
-    void *vector(int dtype, int64_t numel) {
+    // A fresh vector for output ``index``, of a type of four bytes.
+    void *vector(int index, int dtype, int64_t numel) {
         if (!ok()) return nullptr;
-        TF_Tensor *tensor = tf.TF_AllocateOutput(context_, 0, dtype, &numel, 1, (size_t)numel * 4, status_.raw);
+        TF_Tensor *tensor = tf.TF_AllocateOutput(context_, index, dtype, &numel, 1, (size_t)numel * 4, status_.raw);
         return keep(tensor);
     }
 

@@ -24,22 +24,27 @@ struct Kernels {
 } kernels;
 
 std::atomic<int64_t> sent_bytes{0}, dense_bytes{0};
+const int64_t STEPS = 1 << 24;  // CHECK_RANGE of schemes.base: what a float32 holds exactly
 const size_t ITEM_BYTES[] = {4, 2, 2, 8};  // by gqsgd_segment.dtype
 
-// The parts of tensors that an operator works on: rows of layout.SEGMENT, and where each part begins in its tensor.
+// The parts of tensors that an operator works on: rows of layout.SEGMENT, where each part begins in its tensor, and the
+// codec without what only a run knows.
 struct Parts {
     std::vector<gqsgd_segment> segments;
     std::vector<int64_t> starts;
-    int64_t block_size;
+    gqsgd_codec codec = {};
     int threads;
 
     explicit Parts(Attributes &attributes) {
         const std::vector<int64_t> rows = attributes.integers("segments");
-        static_assert(sizeof(gqsgd_segment) == 5 * sizeof(int64_t), "a row of layout.SEGMENT");
-        segments.resize(rows.size() / 5);
+        static_assert(sizeof(gqsgd_segment) == 6 * sizeof(int64_t), "a row of layout.SEGMENT");
+        segments.resize(rows.size() / 6);
         if (!segments.empty()) memcpy(segments.data(), rows.data(), segments.size() * sizeof(gqsgd_segment));
         starts = attributes.integers("starts");
-        block_size = attributes.integer("block_size");
+        codec.block_size = attributes.integer("block_size");
+        codec.rotated = attributes.integer("rotated");
+        codec.dither = attributes.integer("dither");
+        codec.seed = (uint64_t)attributes.integer("seed");
         threads = (int)attributes.integer("threads");
     }
 
@@ -61,6 +66,15 @@ struct Parts {
         return (uint64_t)data + (uint64_t)starts[index] * ITEM_BYTES[segment.dtype];
     }
 
+    // The codec of a run; norms and decode need neither step nor rank, norms no size.
+    gqsgd_codec in(int32_t size = 1, int64_t step = 0, int32_t rank = 0) const {
+        gqsgd_codec own = codec;
+        own.step = (uint64_t)step;
+        own.size = (uint64_t)size;
+        own.rank = (uint64_t)rank;
+        return own;
+    }
+
     std::vector<uint64_t> addresses(Call &call) const {
         std::vector<uint64_t> found(segments.size());
         for (int64_t index = 0; index < count() && call.ok(); index++) {
@@ -70,53 +84,87 @@ struct Parts {
         }
         return found;
     }
+
+    // Of the residuals, one for each part or none at all, which are inputs from ``first`` on.
+    std::vector<uint64_t> residuals(Call &call, int64_t first, int64_t number) const {
+        std::vector<uint64_t> found((size_t)number);
+        for (int64_t index = 0; index < number && call.ok(); index++)
+            found[index] = (uint64_t)call.data<float>((int)(first + index), segments[index].numel);
+        return found;
+    }
 };
+
+const uint64_t *or_null(const std::vector<uint64_t> &addresses) {
+    return addresses.empty() ? nullptr : addresses.data();
+}
+
+// Elastic runs learn their size when the graph runs: a lane must have a level for it.
+void check_levels(Call &call, const Parts &parts, uint64_t size) {
+    for (const gqsgd_segment &segment : parts.segments)
+        if (size < 1 || (((uint64_t)1 << (segment.bits - 1)) - 1) / size < 1)
+            return call.fail(
+                "GlobalQSGD(bits=" + std::to_string(segment.bits) + "): expected at most " +
+                std::to_string(((uint64_t)1 << (segment.bits - 1)) - 1) + " ranks, got " + std::to_string(size) +
+                "; write more bits");
+}
 
 struct BlockNorms {
     static constexpr const char *NAME = "HvdGqsgdBlockNorms";
     Parts parts;
-    int64_t numel, header[2];
+    int64_t residual_count, numel, header[2];
 
     explicit BlockNorms(Attributes a)
-        : parts(a), numel(a.integer("norms_numel")), header{a.integer("header0"), a.integer("header1")} {}
+        : parts(a), residual_count(a.integer("residual_count")), numel(a.integer("norms_numel")),
+          header{a.integer("header0"), a.integer("header1")} {}
 
     void compute(Call &call) {
         const std::vector<uint64_t> addresses = parts.addresses(call);
-        float *norms = (float *)call.vector(TF_FLOAT, numel);
+        const std::vector<uint64_t> residuals = parts.residuals(call, parts.count(), residual_count);
+        const int64_t step = call.scalar<int64_t>((int)(parts.count() + residual_count) + 1);
+        const gqsgd_codec codec = parts.in();
+        float *norms = (float *)call.vector(0, TF_FLOAT, numel);
         if (!call.ok()) return;
         norms[0] = (float)header[0];
         norms[1] = (float)header[1];
+        norms[2] = (float)(step % STEPS);
         kernels.block_norms(
-            parts.segments.data(), addresses.data(), parts.count(), parts.block_size, norms, parts.threads,
+            &codec, parts.segments.data(), addresses.data(), or_null(residuals), parts.count(), norms, parts.threads,
             kernels.isa);
         dense_bytes += parts.bytes();
         sent_bytes += numel * 4;
     }
-
 };
 
 struct Encode {
     static constexpr const char *NAME = "HvdGqsgdEncode";
     Parts parts;
-    int64_t bits, seed, norms_numel, words_numel;
+    int64_t residual_count, norms_numel, words_numel;
 
     explicit Encode(Attributes a)
-        : parts(a), bits(a.integer("bits")), seed(a.integer("seed")), norms_numel(a.integer("norms_numel")),
+        : parts(a), residual_count(a.integer("residual_count")), norms_numel(a.integer("norms_numel")),
           words_numel(a.integer("words_numel")) {}
 
     void compute(Call &call) {
-        const int after = (int)parts.count();
+        const int after = (int)(parts.count() + residual_count);
         const std::vector<uint64_t> addresses = parts.addresses(call);
+        std::vector<uint64_t> residuals = parts.residuals(call, parts.count(), residual_count);
         const float *norms = call.data<float>(after, norms_numel);
-        const int32_t levels = call.scalar<int32_t>(after + 1);
-        const int64_t step = call.scalar<int64_t>(after + 2);
-        const int32_t rank = call.scalar<int32_t>(after + 3);
-        int32_t *words = (int32_t *)call.vector(TF_INT32, words_numel);
+        // The largest step of all ranks, after Max.
+        const int64_t step = norms ? (int64_t)norms[2] : 0;
+        const gqsgd_codec codec = parts.in(call.scalar<int32_t>(after + 2), step, call.scalar<int32_t>(after + 1));
+        check_levels(call, parts, codec.size);
+        int32_t *words = (int32_t *)call.vector(0, TF_INT32, words_numel);
+        for (int64_t index = 0; index < residual_count && call.ok(); index++) {
+            const int64_t numel = parts.segments[index].numel;
+            void *rest = call.vector((int)index + 1, TF_FLOAT, numel);
+            if (rest && numel) memcpy(rest, (const void *)residuals[index], (size_t)numel * 4);
+            residuals[index] = (uint64_t)rest;
+        }
         if (!call.ok()) return;
         words[0] = 1;
         kernels.encode(
-            parts.segments.data(), addresses.data(), parts.count(), parts.block_size, (int)bits, levels,
-            (uint64_t)seed, (uint64_t)step, (uint64_t)rank, norms, words, parts.threads, kernels.isa);
+            &codec, parts.segments.data(), addresses.data(), or_null(residuals), parts.count(), norms, words,
+            parts.threads, kernels.isa);
         sent_bytes += words_numel * 4;
     }
 };
@@ -125,17 +173,18 @@ struct Encode {
 struct Decode {
     static constexpr const char *NAME = "HvdGqsgdDecode";
     Parts parts;
-    int64_t bits, norms_numel, words_numel, first;
+    int64_t norms_numel, words_numel, first;
 
     explicit Decode(Attributes a)
-        : parts(a), bits(a.integer("bits")), norms_numel(a.integer("norms_numel")),
+        : parts(a), norms_numel(a.integer("norms_numel")),
           words_numel(a.integer("words_numel")), first(a.integer("first")) {}
 
     void compute(Call &call) {
         const int32_t *words = call.data<int32_t>(1, words_numel);
         const float *norms = call.data<float>(2, norms_numel);
-        const int32_t levels = call.scalar<int32_t>(3);
+        const gqsgd_codec codec = parts.in(call.scalar<int32_t>(3));
         const double scale = call.real(4);
+        check_levels(call, parts, codec.size);
         const std::vector<int64_t> dims = call.dims();
         bool in_place = false;
         void *out = call.like_input(dims, &in_place);
@@ -152,14 +201,12 @@ struct Decode {
         // The header counts the ranks whose words are in the sum: fewer than the world's after hvd.join.
         if (words[0] <= 0) call.fail("hvd_gqsgd: the sum of the words counts no rank");
         if (!call.ok()) return;
-        const double unit = scale / words[0] / levels;
         kernels.decode(
-            parts.segments.data(), &address, 1, parts.block_size, (int)bits, unit, words, norms, parts.threads,
-            kernels.isa);
+            &codec, parts.segments.data(), &address, 1, scale / words[0], words, norms, parts.threads, kernels.isa);
     }
 };
 
-// Passes norms on if every rank wrote the same check into their header (schemes.base.Bucket.verify_check).
+// Passes norms on if every rank wrote the same check into their header (schemes.base.Bucket.read_header).
 struct Verify {
     static constexpr const char *NAME = "HvdGqsgdVerify";
     int64_t range;
@@ -171,7 +218,7 @@ struct Verify {
         TF_Tensor *norms = call.input(0);
         if (!norms) return;
         const float *header = (const float *)tf.TF_TensorData(norms);
-        if (tf.TF_TensorElementCount(norms) < 2 || (double)header[0] != (double)range - (double)header[1])
+        if (tf.TF_TensorElementCount(norms) < 3 || (double)header[0] != (double)range - (double)header[1])
             call.fail(message);
         call.pass_on(norms);
     }
@@ -216,14 +263,14 @@ using Lines = std::vector<const char *>;
 
 template <class Op>
 void define(
-    const Lines &attributes, const Lines &inputs, const char *output,
+    const Lines &attributes, const Lines &inputs, const Lines &outputs,
     void (*shape)(TF_ShapeInferenceContext *, TF_Status *)) {
     if (!failure.empty()) return;
     const Status status;
     TF_OpDefinitionBuilder *op = tf.TF_NewOpDefinitionBuilder(Op::NAME);
     for (const char *line : attributes) tf.TF_OpDefinitionBuilderAddAttr(op, line);
     for (const char *line : inputs) tf.TF_OpDefinitionBuilderAddInput(op, line);
-    tf.TF_OpDefinitionBuilderAddOutput(op, output);
+    for (const char *line : outputs) tf.TF_OpDefinitionBuilderAddOutput(op, line);
     tf.TF_OpDefinitionBuilderSetShapeInferenceFunction(op, shape);
     tf.TF_RegisterOpDefinition(op, status.raw);
     if (status.ok())
@@ -235,20 +282,26 @@ void define(
 // While TensorFlow loads this library it listens for operators that register themselves.
 void register_all() {
     if (!find_tensorflow()) return;
-#define PARTS "segments: list(int)", "starts: list(int)", "block_size: int", "threads: int"
+#define PARTS                                                                                                         \
+    "segments: list(int)", "starts: list(int)", "block_size: int", "rotated: int", "dither: int", "seed: int",          \
+        "threads: int"
 #define FLOATS "{float, half, bfloat16, double}"
     define<BlockNorms>(
-        {"T: list(" FLOATS ") >= 0", PARTS, "norms_numel: int", "header0: int", "header1: int"},
-        {"tensors: T", "gate: float"}, "norms: float", shape_unknown);
+        {"T: list(" FLOATS ") >= 0", PARTS, "residual_count: int >= 0", "norms_numel: int", "header0: int",
+         "header1: int"},
+        {"tensors: T", "residuals: residual_count * float", "gate: float", "step: int64"}, {"norms: float"},
+        shape_unknown);
     define<Encode>(
-        {"T: list(" FLOATS ") >= 0", PARTS, "bits: int", "seed: int", "norms_numel: int", "words_numel: int"},
-        {"tensors: T", "norms: float", "levels: int32", "step: int64", "rank: int32"}, "words: int32", shape_unknown);
+        {"T: list(" FLOATS ") >= 0", PARTS, "residual_count: int >= 0", "norms_numel: int", "words_numel: int"},
+        {"tensors: T", "residuals: residual_count * float", "norms: float", "rank: int32", "size: int32"},
+        {"words: int32", "rests: residual_count * float"}, shape_unknown);
     define<Decode>(
-        {"T: " FLOATS, "S: {float, double}", PARTS, "bits: int", "norms_numel: int", "words_numel: int", "first: int"},
-        {"like: T", "words: int32", "norms: float", "levels: int32", "scale: S"}, "out: T", shape_of_input);
-    define<Verify>({"range: int", "message: string"}, {"norms: float"}, "verified: float", shape_of_input);
+        {"T: " FLOATS, "S: {float, double}", PARTS, "norms_numel: int", "words_numel: int", "first: int"},
+        {"like: T", "words: int32", "norms: float", "size: int32", "scale: S"}, {"out: T"},
+        shape_of_input);
+    define<Verify>({"range: int", "message: string"}, {"norms: float"}, {"verified: float"}, shape_of_input);
     define<After>(
-        {"T: type", "sent_bytes: int", "dense_bytes: int", "place: int"}, {"value: T", "gate: float"}, "out: T",
+        {"T: type", "sent_bytes: int", "dense_bytes: int", "place: int"}, {"value: T", "gate: float"}, {"out: T"},
         shape_of_input);
 #undef PARTS
 #undef FLOATS

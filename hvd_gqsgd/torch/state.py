@@ -1,0 +1,124 @@
+"""What compression remembers from step to step, and how it is saved.
+
+A state belongs to one optimizer and one set of settings, and outlives Horovod's initialisation: an elastic reset keeps
+it. What is left over of gradients is each rank's own, so every rank saves and loads its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from hvd_gqsgd.errors import SettingsError
+from hvd_gqsgd.schemes.base import Scheme
+
+#: States kept for one optimizer, for settings that alternate; beyond that the oldest goes.
+MOST_SETTINGS = 8
+
+
+@dataclass
+class ExchangeState:
+    """What one optimizer's exchanges remember.
+
+    step: of the next exchange, the part of the dither's key that makes it fresh. residuals: by tensor, flat float32.
+    """
+
+    step: int = 0
+    residuals: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def residual_of(self, name: str, numel: int, device: torch.device) -> torch.Tensor:
+        """What is left over of a tensor, zeros at first; float32 (numel,), to be written to.
+
+        Raises SettingsError where a tensor of another size was loaded.
+        """
+        kept = self.residuals.get(name)
+        if kept is None:
+            kept = self.residuals[name] = torch.zeros(numel, dtype=torch.float32, device=device)
+        elif kept.numel() != numel:
+            raise SettingsError(
+                f"compression state of {name!r}: expected {numel} elements left over, got {kept.numel()}; load the "
+                "state_dict() of this model's own compression"
+            )
+        elif kept.device != device:
+            kept = self.residuals[name] = kept.to(device)
+        return kept
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "residuals": {name: kept.clone() for name, kept in self.residuals.items()}}
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        self.step = int(saved["step"])
+        self.residuals = {name: kept.clone() for name, kept in saved["residuals"].items()}
+
+
+class States:
+    """All states of this process.
+
+    Optimizers are told apart by the names of their parameters, and with equal names by the order in which they stepped
+    first, because that is what a program that starts again has in common with the one that saved.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._by_optimizer: WeakKeyDictionary[Any, dict[Scheme, tuple[str, ExchangeState]]] = WeakKeyDictionary()
+        self._direct: dict[Scheme, ExchangeState] = {}
+        self._loaded: dict[Scheme, list[tuple[str, Mapping[str, Any]]]] = {}
+
+    def of(self, scheme: Scheme, optimizer: Any, names: str) -> ExchangeState:
+        """The state of an optimizer; ``names`` stands for those of its parameters."""
+        with self._lock:
+            states = self._by_optimizer.setdefault(optimizer, {})
+            if scheme not in states:
+                if len(states) >= MOST_SETTINGS:
+                    del states[next(iter(states))]
+                state = ExchangeState()
+                waiting = self._loaded.get(scheme, [])
+                for entry in waiting:
+                    if entry[0] == names:
+                        state.load(entry[1])
+                        waiting.remove(entry)
+                        break
+                states[scheme] = names, state
+            return states[scheme][1]
+
+    def of_direct(self, scheme: Scheme) -> ExchangeState:
+        """The state of hvd.allreduce and hvd.grouped_allreduce."""
+        with self._lock:
+            return self._direct.setdefault(scheme, ExchangeState())
+
+    def to_dict(self, scheme: Scheme) -> dict[str, Any]:
+        """Everything that exchanges with these settings remember, in tensors, numbers and strings."""
+        with self._lock:
+            states = [states[scheme] for states in self._by_optimizer.values() if scheme in states]
+            waiting = [{"parameters": names, **saved} for names, saved in self._loaded.get(scheme, [])]
+            optimizers = [{"parameters": names, **state.to_dict()} for names, state in states]
+            direct = self._direct.get(scheme, ExchangeState())
+            return {"settings": repr(scheme), "optimizers": optimizers + waiting, "direct": direct.to_dict()}
+
+    def load(self, scheme: Scheme, saved: Mapping[str, Any]) -> None:
+        """Go on from what ``to_dict`` gave: optimizers that have stepped at once, others with their first step."""
+        settings = saved.get("settings")
+        if settings != repr(scheme):
+            raise SettingsError(
+                f"load_state_dict of {type(scheme).__name__}: expected the state of {scheme!r}, got that of "
+                f"{settings or 'something else'}; write compression={settings or scheme!r}"
+            )
+        with self._lock:
+            waiting = [(entry["parameters"], entry) for entry in saved["optimizers"]]
+            for states in self._by_optimizer.values():
+                if scheme in states:
+                    names, state = states[scheme]
+                    entry = next((e for e in waiting if e[0] == names), None)
+                    if entry is not None:
+                        state.load(entry[1])
+                        waiting.remove(entry)
+            self._loaded[scheme] = waiting
+            self._direct.setdefault(scheme, ExchangeState()).load(saved["direct"])
+
+
+states = States()
