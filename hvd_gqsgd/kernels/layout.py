@@ -37,7 +37,7 @@ SEGMENT = np.dtype(
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One tensor of a bucket: its identity (64 bits, the same on every rank), length, dtype name and width of a lane."""
+    """One tensor of a bucket: identity (64 bits, the same on every rank), length, dtype name and width of a lane."""
 
     tensor_id: int
     numel: int

@@ -39,7 +39,7 @@ class Call:
 
     operation: for messages. given: all that it reduces, as Horovod has it; tensors: the same as tensors, None where a
     variable has no gradient. names: one for each.
-    shapes: as the variables have them, where there are ``variables``. arguments: what Horovod was asked for, to be
+    shapes: as the variables have them, where there are variables. arguments: what Horovod was asked for, to be
     asked again for a gradient of the result (hvd.allreduce and hvd.grouped_allreduce only).
     """
 
@@ -50,7 +50,6 @@ class Call:
     shapes: list[Any]
     process_set: hvd.ProcessSet
     arguments: dict[str, Any] | None
-    variables: list[Any] | None = None
 
     @cached_property
     def labels(self) -> list[str]:
@@ -115,7 +114,7 @@ def _of_gradients(frame: FrameType, op: Any, compressor: str) -> Call:
         shapes = [None if gradient is None else gradient.shape for gradient in gradients]
     else:
         names, shapes = [v.name for v in variables], [v.shape for v in variables]
-    return Call(operation, gradients, gradients, names, shapes, seen["process_set"], None, variables)
+    return Call(operation, gradients, gradients, names, shapes, seen["process_set"], None)
 
 
 def _direct(seen: dict[str, Any], given: list[Any], operation: str, compressor: str) -> Call:

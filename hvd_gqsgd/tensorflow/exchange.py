@@ -136,15 +136,14 @@ class Exchange:
         """What is left over of each part; nothing without error feedback."""
         if not self._scheme.keeps_residuals:
             return []
-        call, state = self._call, state_of(self._scheme)
+        call = self._call
         if call.arguments is not None and call.names[0].startswith("noname"):
             raise UnsupportedError(
                 f"{call.operation} with error_feedback=True: expected a name, by which to know the tensor again, got "
                 "none; write hvd.allreduce(tensor, name='x', ...)"
             )
-        owners = [None if call.variables is None else call.variables[part.spec.index] for part in load.parts]
-        keys = [state.key_of(part.label, owner) for part, owner in zip(load.parts, owners, strict=True)]
-        return [state.residual(key, part.numel) for key, part in zip(keys, load.parts, strict=True)]
+        state = state_of(self._scheme)
+        return [state.residual(part.label, part.numel) for part in load.parts]
 
     def _allreduce(self, tensor: Any, op: Any, what: str) -> Any:
         return hvd.allreduce(tensor, op=op, name=f"{self._name}.{what}", process_set=self._call.process_set)

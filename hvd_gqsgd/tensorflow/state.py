@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from weakref import WeakValueDictionary
 
+import numpy as np
 import tensorflow as tf
 
+from hvd_gqsgd.errors import UnsupportedError
 from hvd_gqsgd.schemes.base import Scheme
 
 
@@ -16,7 +17,8 @@ class CompressionState(tf.Module):
     """The state of all compressors with the same settings; save and restore it with tf.train.Checkpoint.
 
     step: int64 (), exchanges made so far: the part of the dither's key that makes it fresh each time.
-    residuals: with error feedback, what is left over of each tensor or part of one, flat float32, by its label. They
+    residuals: with error feedback, what is left over of each tensor or part of one, flat float32, by its label: Horovod
+        runs one graph for all models whose variables have the same shapes, so nothing else can tell them apart. They
         are made when a function is traced, and restored then if a checkpoint was read before. They are each rank's own,
         so every rank needs a checkpoint of its own.
     """
@@ -25,41 +27,26 @@ class CompressionState(tf.Module):
         super().__init__(name="hvd_gqsgd")
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.residuals: dict[str, tf.Variable] = {}
-        self._owners: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
     def next_step(self) -> Any:
         """The number of an exchange that no exchange before it had, as a tensor; counts on when the graph runs."""
         return self.step.assign_add(1, read_value=True) - 1
 
-    def key_of(self, label: str, owner: Any) -> str:
-        """``label``, or for another variable of that label, in a second model, ``label#1`` and so on.
+    def residual(self, label: str, numel: int) -> tf.Variable:
+        """What is left over of the tensor ``label``, zeros at first; float32 (numel,).
 
-        owner: the variable; a tensor has only its name.
+        Raises UnsupportedError where another tensor of that label is known.
         """
-        if not isinstance(owner, tf.Variable):
-            return label
-        key, number = label, 0
-        while self._owners.get(key, owner) is not owner:
-            number += 1
-            key = f"{label}#{number}"
-        if key not in self._owners and key in self.residuals:
-            # Of a variable that is gone.
-            self._forget(key)
-        self._owners[key] = owner
-        return key
-
-    def residual(self, key: str, numel: int) -> tf.Variable:
-        """What is left over under ``key``, zeros at first; float32 (numel,)."""
-        if key not in self.residuals:
-            name = "residual"
-            self.residuals[key] = _outside(
-                lambda: tf.Variable(tf.zeros([numel]), trainable=False, name=name, dtype=tf.float32)
+        if label not in self.residuals:
+            zeros = np.zeros(numel, np.float32)
+            self.residuals[label] = _outside(lambda: tf.Variable(zeros, trainable=False, name="residual"))
+        kept = self.residuals[label]
+        if kept.shape != [numel]:
+            raise UnsupportedError(
+                f"error feedback of {label!r}: expected {kept.shape.num_elements()} elements as before, got {numel}; "
+                "two models with equal names need settings of their own: write for instance seed=1 for one of them"
             )
-        return self.residuals[key]
-
-    def _forget(self, key: str) -> None:
-        kept = self.residuals[key]
-        _outside(lambda: kept.assign(tf.zeros_like(kept)))
+        return kept
 
 
 #: Where nothing is being traced by TensorFlow 1.
