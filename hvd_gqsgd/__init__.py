@@ -17,6 +17,7 @@ Where things live; imports point inward only (torch|tensorflow -> schemes -> mat
     torch         the front end for horovod.torch
     tensorflow    the front end for horovod.tensorflow and Keras
     traffic       bytes sent beside what Horovod would have sent
+    telemetry     error, bytes and non-finite blocks of each step, for callbacks and TensorBoard
     cli           ``hvd-gqsgd doctor``, ``hvd-gqsgd advise``
 
 Importing this package imports no framework.

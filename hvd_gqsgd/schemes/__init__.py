@@ -6,6 +6,7 @@ compressor    Horovod takes a class or an instance
 cutting       how tensors are cut into buckets
 agreement     what ranks tell each other to find out why they differ
 global_qsgd   Global-QSGD with standard dithering
+measure       what a finished exchange shows of its error
 rules         a width for each tensor, by name and shape
 """
 

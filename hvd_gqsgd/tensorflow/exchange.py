@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import horovod.tensorflow as hvd
+import numpy as np
 import tensorflow as tf
 
+from hvd_gqsgd import telemetry
 from hvd_gqsgd.errors import UnsupportedError
 from hvd_gqsgd.schemes.agreement import Statement
 from hvd_gqsgd.schemes.base import Max, Scheme, World
+from hvd_gqsgd.schemes.measure import NOTHING, measure
 from hvd_gqsgd.tensorflow.agreement import Parties
 from hvd_gqsgd.tensorflow.calls import Call
 from hvd_gqsgd.tensorflow.graph import Buffer, GraphBucket, GraphKernels, PartBuffer, after
@@ -102,6 +105,9 @@ class Exchange:
         if not self._problem:
             for number, load in enumerate(self._plan.loads):
                 self._exchange(number, load, step)
+            if telemetry.active() and self._buckets:
+                self._report(step)
+            for number in range(len(self._plan.loads)):
                 sums += [self._buckets[number].norms.tensor, self._buckets[number].words.tensor]
         return sums
 
@@ -131,6 +137,24 @@ class Exchange:
         with tf.control_dependencies(left):
             bucket.words.tensor = tf.identity(bucket.words.tensor)
         bucket.tensors = bucket.residuals = ()
+
+    def _report(self, step: Any) -> None:
+        """Tell telemetry's callbacks when the graph runs."""
+        operation, layouts = self._call.operation, [load.layout for load in self._plan.loads]
+        dense_bytes = sum(part.spec.dtype.size * part.numel for load in self._plan.loads for part in load.parts)
+
+        def publish(step: Any, size: Any, *arrays: Any) -> Any:
+            measured = NOTHING
+            for layout, norms, words in zip(layouts, arrays[::2], arrays[1::2], strict=True):
+                measured = measured.plus(measure(layout, norms, words, int(size), int(words[0])))
+            counts = {"sent_bytes": sum(array.nbytes for array in arrays), "dense_bytes": dense_bytes}
+            telemetry.publish(telemetry.StepReport.of(measured, operation=operation, step=int(step), **counts))
+            return np.int32(0)
+
+        buffers = [b.tensor for bucket in self._buckets for b in (bucket.norms, bucket.words)]
+        told = tf.numpy_function(publish, [step, self._world.size, *buffers], tf.int32)
+        with tf.control_dependencies([told]):
+            self._buckets[-1].words.tensor = tf.identity(self._buckets[-1].words.tensor)
 
     def _residuals_of(self, load: Load) -> list[tf.Variable]:
         """What is left over of each part; nothing without error feedback."""

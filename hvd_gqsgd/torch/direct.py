@@ -7,12 +7,13 @@ from threading import Lock
 import horovod.torch as hvd
 import torch
 
+from hvd_gqsgd import telemetry
 from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.schemes.agreement import Statement
 from hvd_gqsgd.schemes.base import Scheme
 from hvd_gqsgd.torch.agreement import Parties
 from hvd_gqsgd.torch.calls import Call
-from hvd_gqsgd.torch.exchange import RunningExchange, drain
+from hvd_gqsgd.torch.exchange import RunningExchange, drain, report
 from hvd_gqsgd.torch.pending import Pending
 from hvd_gqsgd.torch.plan import Load, Part, Spec, groups_of
 from hvd_gqsgd.torch.state import ExchangeState
@@ -81,6 +82,9 @@ class DirectExchange:
             statement = Statement.of(self._scheme, [str(spec)], self._problem)
             operation = f"allreduce of {spec.name!r}"
             raise failed.explain(statement, Parties(self._call.process_set, self._wire_name, operation))
+        if telemetry.active():
+            dense_bytes = sum(load.dense_bytes for load in self._loads)
+            report(f"allreduce of {spec.name!r}", self._step, self._running, dense_bytes)
         # The result may live on with its graph; what it was made in need not.
         del self._running, self._loads, self.pending
         if self._tensor.requires_grad and torch.is_grad_enabled():

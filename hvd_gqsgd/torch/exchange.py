@@ -13,9 +13,11 @@ import horovod.torch as hvd
 import torch
 from horovod.common.exceptions import HorovodInternalError
 
+from hvd_gqsgd import telemetry
 from hvd_gqsgd.errors import DisagreementError
 from hvd_gqsgd.schemes.agreement import Statement
 from hvd_gqsgd.schemes.base import Bucket, Max, Scheme, Sum, World
+from hvd_gqsgd.schemes.measure import NOTHING, Measured, measure
 from hvd_gqsgd.torch.agreement import Parties
 from hvd_gqsgd.torch.buffers import kernels_for
 from hvd_gqsgd.torch.traffic import traffic
@@ -85,6 +87,19 @@ class RunningExchange:
         self._scheme.decode(
             self.bucket, self._kernels, self._world, self.bucket.tensors if out is None else out, scale=scale
         )
+
+    def measure(self) -> Measured:
+        """What the finished exchange shows of its error; reads its buffers."""
+        bucket, n = self.bucket, self._world.size
+        if self.failure is not None:
+            return NOTHING
+        norms, words = (buffer.detach().cpu().numpy() for buffer in (bucket.norms, bucket.words))
+        return measure(bucket.layout, norms, words, n, int(words[0]))
+
+    @property
+    def sent_bytes(self) -> int:
+        """What its collectives handed to Horovod."""
+        return self.bucket.norms.nbytes + self.bucket.words.nbytes
 
     def forget_tensors(self) -> None:
         """The bucket outlives the step; the gradients must not."""
@@ -158,3 +173,13 @@ def _wait(handle: int | None) -> None:
     while not hvd.poll(handle):
         time.sleep(NAP_S)
     hvd.synchronize(handle)
+
+
+def report(operation: str, step: int, exchanges: Sequence[RunningExchange], dense_bytes: int) -> None:
+    """Tell telemetry's callbacks of finished exchanges."""
+    measured = NOTHING
+    for exchange in exchanges:
+        measured = measured.plus(exchange.measure())
+    sent_bytes = sum(exchange.sent_bytes for exchange in exchanges)
+    counts = {"operation": operation, "step": step, "sent_bytes": sent_bytes, "dense_bytes": dense_bytes}
+    telemetry.publish(telemetry.StepReport.of(measured, **counts))

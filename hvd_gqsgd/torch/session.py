@@ -20,11 +20,12 @@ from threading import RLock
 import horovod.torch as hvd
 import torch
 
+from hvd_gqsgd import telemetry
 from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.schemes.agreement import Statement, digest
 from hvd_gqsgd.schemes.base import Scheme
 from hvd_gqsgd.torch.agreement import Parties
-from hvd_gqsgd.torch.exchange import RunningExchange, drain
+from hvd_gqsgd.torch.exchange import RunningExchange, drain, report
 from hvd_gqsgd.torch.pending import Pending
 from hvd_gqsgd.torch.plain import PlainExchange
 from hvd_gqsgd.torch.plan import Group, Load, Part, Plan, Spec
@@ -49,6 +50,7 @@ class _Round:
         self.problem = ""
         self.scale: float | None = None
         self.unfinished = 0
+        self.dense_bytes = 0
 
 
 class Session:
@@ -169,6 +171,8 @@ class Session:
         now.slots.wait()
         if failed is not None:
             raise self._failure(failed)
+        if telemetry.active():
+            report("DistributedOptimizer", self._state.step, exchanges, now.dense_bytes)
 
     def _agree(self, unplanned: list[Pending]) -> Plan:
         """A plan that has ``unplanned`` too, in the order in which they became ready on the lowest rank present.
@@ -202,6 +206,7 @@ class Session:
         name = self._wire_name(load.label)
         now.exchanges[group.index] = RunningExchange(self._scheme, bucket, name, self._process_set, now.problem)
         traffic.dense_bytes += load.dense_bytes
+        now.dense_bytes += load.dense_bytes
 
     def _residual(self, part: Part) -> torch.Tensor:
         spec = part.spec
