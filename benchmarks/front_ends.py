@@ -27,21 +27,24 @@ import tensorflow as tf
 import torch
 
 from hvd_gqsgd import kernels
-from hvd_gqsgd.kernels.layout import Layout, Member
-from hvd_gqsgd.schemes import cutting
+from hvd_gqsgd.kernels.layout import NORMS_HEADER, WORDS_HEADER, Layout, Member
+from hvd_gqsgd.maths.dither import Turn
+from hvd_gqsgd.schemes import GlobalQSGD, cutting
 from hvd_gqsgd.tensorflow.graph import Buffer, GraphKernels, PartBuffer
 from hvd_gqsgd.torch.buffers import kernels_for
 
-BITS, BLOCK_SIZE, LEVELS = 8, 256, 63
+BITS = 8
+SETTINGS = GlobalQSGD().layout_settings()
+TURN = Turn(seed=0, step=1, rank=0, size=2)
 
 
 def layouts_of(shapes: list[tuple[int, int]]) -> list[tuple[list[cutting.Piece], Layout]]:
     """The buckets of a step and where everything lies in them."""
-    buckets = cutting.cut([(rows * columns, 4) for rows, columns in shapes], BLOCK_SIZE)
+    buckets = cutting.cut([(rows * columns, 4) for rows, columns in shapes], SETTINGS["block_size"])
     found = []
     for bucket in buckets:
-        members = tuple(Member(tensor_id=p.tensor, numel=p.numel, dtype="float32") for p in bucket)
-        found.append((bucket, Layout(members=members, block_size=BLOCK_SIZE, bits=BITS)))
+        members = tuple(Member(tensor_id=p.tensor, numel=p.numel, dtype="float32", bits=BITS) for p in bucket)
+        found.append((bucket, Layout(members=members, **SETTINGS)))
     return found
 
 
@@ -55,9 +58,9 @@ def torch_step(shapes: list[tuple[int, int]], buckets: Any) -> Callable[[], None
     def step() -> None:
         for number, (bucket, layout) in enumerate(buckets):
             parts = [flats[p.tensor][p.start : p.start + p.numel] for p in bucket]
-            compiled.block_norms(layout, parts, norms[number])
-            compiled.encode(layout, parts, norms[number], words[number], levels=LEVELS, seed=0, step=1, rank=0)
-            compiled.decode(layout, parts, words[number], norms[number], levels=LEVELS, factor=1.0)
+            compiled.block_norms(layout, parts, norms[number], TURN)
+            compiled.encode(layout, parts, norms[number], words[number], TURN)
+            compiled.decode(layout, parts, words[number], norms[number], TURN, factor=1.0)
 
     return step
 
@@ -66,19 +69,20 @@ def through_operators(gradients: list[Any], buckets: Any) -> list[Any]:
     """The same as operators of a graph."""
     graph = GraphKernels(check=1)
     graph.gate = tf.zeros([])
+    turn = TURN._replace(step=tf.constant(TURN.step, tf.int64))
     results = list(gradients)
     kept = []
     for bucket, layout in buckets:
         norms, words = Buffer(), Buffer()
         parts = [PartBuffer(gradients[p.tensor], p.start) for p in bucket]
-        graph.block_norms(layout, parts, norms)
-        graph.encode(layout, parts, norms, words, levels=LEVELS, seed=0, step=tf.constant(1, tf.int64), rank=0)
+        graph.block_norms(layout, parts, norms, turn)
+        graph.encode(layout, parts, norms, words, turn)
         kept.append((bucket, layout, norms, words))
     for bucket, layout, norms, words in kept:
         for member, piece in enumerate(bucket):
             out = PartBuffer(results[piece.tensor], piece.start)
             asked = [out if place == member else None for place in range(len(bucket))]
-            graph.decode(layout, asked, words, norms, levels=LEVELS, factor=tf.ones([]))
+            graph.decode(layout, asked, words, norms, turn, factor=tf.ones([]))
             results[piece.tensor] = out.tensor
     return results
 
@@ -92,7 +96,9 @@ def through_numpy_function(gradients: list[Any], buckets: Any) -> list[Any]:
 
         def norms_of(*flats: np.ndarray, bucket: Any = bucket, layout: Layout = layout) -> np.ndarray:
             norms = np.empty(layout.norms_numel, np.float32)
-            compiled.block_norms(layout, [f.ravel()[p.start :] for f, p in zip(flats, bucket, strict=True)], norms)
+            compiled.block_norms(
+                layout, [f.ravel()[p.start :] for f, p in zip(flats, bucket, strict=True)], norms, TURN
+            )
             return norms
 
         def words_of(
@@ -100,14 +106,14 @@ def through_numpy_function(gradients: list[Any], buckets: Any) -> list[Any]:
         ) -> np.ndarray:
             words = np.empty(layout.words_numel, np.int32)
             parts = [f.ravel()[p.start :] for f, p in zip(flats, bucket, strict=True)]
-            compiled.encode(layout, parts, norms, words, levels=LEVELS, seed=0, step=1, rank=0)
+            compiled.encode(layout, parts, norms, words, TURN)
             return words
 
         given = [gradients[p.tensor] for p in bucket]
         norms = tf.numpy_function(norms_of, given, tf.float32)
         words = tf.numpy_function(words_of, [norms, *given], tf.int32)
         for member, piece in enumerate(bucket):
-            one = Layout(members=layout.members[member : member + 1], block_size=BLOCK_SIZE, bits=BITS)
+            one = Layout(members=layout.members[member : member + 1], **SETTINGS)
             places = layout.norms_of(member), layout.words_of(member)
             sums.setdefault(piece.tensor, []).append((piece, one, places, norms, words))
     for tensor, parts in sums.items():
@@ -117,8 +123,8 @@ def through_numpy_function(gradients: list[Any], buckets: Any) -> list[Any]:
             out = np.empty(shape.num_elements(), np.float32)
             for (piece, one, (n, w), _, _), norms, words in zip(parts, buffers[::2], buffers[1::2], strict=True):
                 # The layout of one member expects headers before it.
-                shifted = norms[n.start - 2 :], words[w.start - 1 :]
-                compiled.decode(one, [out[piece.start :]], shifted[1], shifted[0], levels=LEVELS, factor=1.0)
+                shifted = norms[n.start - NORMS_HEADER :], words[w.start - WORDS_HEADER :]
+                compiled.decode(one, [out[piece.start :]], shifted[1], shifted[0], TURN, factor=1.0)
             return out.reshape(shape)
 
         results.append(tf.numpy_function(result, [b for p in parts for b in p[3:]], tf.float32))

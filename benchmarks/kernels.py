@@ -30,7 +30,8 @@ from hvd_gqsgd.kernels import compiled
 from hvd_gqsgd.kernels.compiled import CompiledKernels
 from hvd_gqsgd.kernels.layout import Layout, Member
 from hvd_gqsgd.maths import floats
-from hvd_gqsgd.maths.levels import MAX_BITS, MIN_BITS, max_lane_sum
+from hvd_gqsgd.maths.dither import Turn
+from hvd_gqsgd.maths.levels import MAX_BITS, MIN_BITS
 
 BAR = 0.9
 Work = Callable[[], Any]
@@ -41,6 +42,7 @@ class Row(NamedTuple):
 
     kernel: str
     isa: str
+    rotation: str
     dtype: str
     bits: int | None
     threads: int
@@ -123,27 +125,27 @@ def rows_of(options: argparse.Namespace, dtype: str) -> list[Row]:
     source = gradient(options.numel, dtype)
     target = np.zeros_like(source)
     size, rest = divmod(options.numel, options.tensors)
-    members = tuple(
-        Member(tensor_id=index, numel=size + (index < rest), dtype=dtype) for index in range(options.tensors)
-    )
-    ends = np.cumsum([0, *(m.numel for m in members)])
+    numels = [size + (index < rest) for index in range(options.tensors)]
+    ends = np.cumsum([0, *numels])
     tensors, outs = ([flat[a:b] for a, b in itertools.pairwise(ends)] for flat in (source, target))
     rows = []
     for threads in options.threads:
         way, memcpy = fastest(copies(source, target, threads))
         speed = source.nbytes / min(seconds(memcpy)[0] for _ in range(7)) / 1e9
         print(f"memcpy {dtype}, {threads} threads: {speed:.1f} GB/s by {way}", file=sys.stderr, flush=True)
-        for isa, bits in itertools.product(options.isa, options.widths):
+        for isa, rotation, bits in itertools.product(options.isa, options.rotations, options.widths):
             kernels = CompiledKernels(isa=isa, threads=threads)
-            layout = Layout(members=members, block_size=options.block_size, bits=bits)
+            members = tuple(
+                Member(tensor_id=index, numel=numel, dtype=dtype, bits=bits) for index, numel in enumerate(numels)
+            )
+            rotated = rotation == "hadamard"
+            layout = Layout(members=members, block_size=options.block_size, rotated=rotated, dither="correlated")
             norms, words = np.zeros(layout.norms_numel, np.float32), np.zeros(layout.words_numel, np.int32)
-            levels = max_lane_sum(bits)
+            turn = Turn(seed=1, step=2, rank=0, size=1)
             works: dict[str, Work] = {
-                "block_norms": functools.partial(kernels.block_norms, layout, tensors, norms),
-                "encode": functools.partial(
-                    kernels.encode, layout, tensors, norms, words, levels=levels, seed=1, step=2, rank=3
-                ),
-                "decode": functools.partial(kernels.decode, layout, outs, words, norms, levels=levels, factor=1.0),
+                "block_norms": functools.partial(kernels.block_norms, layout, tensors, norms, turn),
+                "encode": functools.partial(kernels.encode, layout, tensors, norms, words, turn),
+                "decode": functools.partial(kernels.decode, layout, outs, words, norms, turn, factor=1.0),
             }
             works["block_norms"]()
             for name, work in works.items():
@@ -151,18 +153,19 @@ def rows_of(options: argparse.Namespace, dtype: str) -> list[Row]:
                 if width is None and bits != options.widths[0]:
                     continue  # norms know nothing of widths
                 figures = measure(work, memcpy, options.repeats, source.nbytes, int(threads == 1))
-                rows.append(Row(name, isa, dtype, width, threads, *figures))
+                rows.append(Row(name, isa, rotation, dtype, width, threads, *figures))
     return rows
 
 
 def table(rows: list[Row]) -> str:
     """Plain text; a ratio under the bar is marked."""
-    lines = [f"{'kernel':12}{'isa':10}{'dtype':10}{'bits':>4}{'threads':>9}{'GB/s':>8}{'ratio':>8}  quartiles   best"]
+    names = f"{'kernel':12}{'isa':10}{'rotation':10}{'dtype':10}{'bits':>4}{'threads':>9}"
+    lines = [f"{names}{'GB/s':>8}{'ratio':>8}  quartiles   best"]
     for row in rows:
-        lines.append(
-            f"{row.kernel:12}{row.isa:10}{row.dtype:10}{row.bits or '-':>4}{row.threads:>9}{row.gb_per_s:8.1f}"
-            f"{row.ratio:8.2f}  {row.low:4.2f}-{row.high:4.2f}{row.best:7.2f}{f'  < {BAR}' if row.ratio < BAR else ''}"
-        )
+        what = f"{row.kernel:12}{row.isa:10}{row.rotation:10}{row.dtype:10}{row.bits or '-':>4}{row.threads:>9}"
+        mark = f"  < {BAR}" if row.ratio < BAR else ""
+        quotients = f"{row.ratio:8.2f}  {row.low:4.2f}-{row.high:4.2f}{row.best:7.2f}"
+        lines.append(f"{what}{row.gb_per_s:8.1f}{quotients}{mark}")
     under = sum(row.ratio < BAR for row in rows)
     return "\n".join([*lines, "", f"{under} of {len(rows)} ratios to memcpy are under {BAR}"])
 
@@ -176,6 +179,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--numel", type=int, default=25_000_000, help="elements of the gradient")
     parser.add_argument("--tensors", type=int, default=1, help="tensors that they are divided among")
     parser.add_argument("--block-size", type=int, default=256)
+    parser.add_argument("--rotations", nargs="+", choices=("none", "hadamard"), default=["none", "hadamard"])
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}))
     parser.add_argument("--isa", nargs="+", choices=[*here, "all"], default=["all"])
     parser.add_argument("--dtypes", nargs="+", choices=floats.DTYPES, default=["float32", "float16", "bfloat16"])

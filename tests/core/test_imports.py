@@ -13,13 +13,14 @@ PACKAGE = Path(hvd_gqsgd.__file__).parent
 INNER = {
     "errors": set(),
     "traffic": set(),
+    "telemetry": {"schemes"},
     "maths": {"errors"},
     "kernels": {"maths", "errors"},
     "schemes": {"kernels", "maths", "errors"},
     "worlds": {"schemes", "kernels", "maths", "errors"},
     "costs": {"schemes", "kernels", "maths", "errors"},
-    "torch": {"worlds", "costs", "schemes", "kernels", "maths", "errors", "compat", "traffic"},
-    "tensorflow": {"schemes", "kernels", "maths", "errors", "compat", "traffic"},
+    "torch": {"worlds", "costs", "schemes", "kernels", "maths", "errors", "compat", "traffic", "telemetry"},
+    "tensorflow": {"schemes", "kernels", "maths", "errors", "compat", "traffic", "telemetry"},
     "compat": {"errors"},
     "cli": {"compat", "costs", "kernels", "errors"},
 }
@@ -29,6 +30,8 @@ THIRD_PARTY = {
     "torch": {"numpy", "torch", "horovod"},
     "tensorflow": {"numpy", "tensorflow", "keras", "horovod"},
     "traffic": set(),
+    # TensorFlow's writer, imported where it is used.
+    "telemetry": {"tensorflow"},
     "compat": set(),
     "cli": set(),
     # To draw with, imported where it is used.
@@ -40,7 +43,7 @@ import importlib, pkgutil, sys
 for name in {FRAMEWORKS}:
     sys.modules[name] = None        # import raises ImportError
 import hvd_gqsgd
-for part in "maths", "schemes", "kernels", "worlds", "costs", "cli", "errors", "compat":
+for part in "maths", "schemes", "kernels", "worlds", "costs", "cli", "errors", "compat", "telemetry":
     module = importlib.import_module("hvd_gqsgd." + part)
     for found in pkgutil.walk_packages(getattr(module, "__path__", []), module.__name__ + "."):
         if not found.name.rpartition(".")[2].startswith("_"):       # __main__, and the library that ctypes loads
@@ -73,7 +76,7 @@ def imported(path):
 def test_everything_but_the_front_ends_imports_without_a_framework():
     run = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["maths", "schemes", "kernels", "worlds", "costs", "cli", "errors", "compat"]
+    assert run.stdout.split() == ["maths", "schemes", "kernels", "worlds", "costs", "cli", "errors", "compat", "telemetry"]
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
