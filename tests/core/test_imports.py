@@ -76,7 +76,17 @@ def imported(path):
 def test_everything_but_the_front_ends_imports_without_a_framework():
     run = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["maths", "schemes", "kernels", "worlds", "costs", "cli", "errors", "compat", "telemetry"]
+    assert run.stdout.split() == [
+        "maths",
+        "schemes",
+        "kernels",
+        "worlds",
+        "costs",
+        "cli",
+        "errors",
+        "compat",
+        "telemetry",
+    ]
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -1,6 +1,7 @@
 """Trains until the world has been resized as often as asked; every gradient is checked against the exact mean.
 
-elastic.py FOLDER     writes FOLDER/sizes, one line for each size that rank 0 saw
+elastic.py FOLDER [feedback]    writes FOLDER/sizes, the sizes that rank 0 saw, and with error feedback FOLDER/kept, how
+                                often it began a new world with something left over from the one before
 """
 
 from __future__ import annotations
@@ -10,14 +11,38 @@ from pathlib import Path
 
 import horovod.torch as hvd
 import torch
-from rig import backward, finish_step, make_parameters
+from rig import backward, finish_step, gradient, make_parameters
 
 from hvd_gqsgd.torch import GlobalQSGD
 
 FOLDER = Path(sys.argv[1])
+FEEDBACK = sys.argv[2:] == ["feedback"]
+COMPRESSION = GlobalQSGD(bits=4, error_feedback=True) if FEEDBACK else GlobalQSGD()
 PLANNED = [2, 3, 2]
 parameters = make_parameters()
 model = torch.nn.ParameterDict(parameters)
+
+
+def left_over() -> dict[str, torch.Tensor]:
+    """What this rank has not sent yet, by parameter."""
+    optimizers = COMPRESSION.state_dict()["optimizers"]
+    return optimizers[0]["residuals"] if optimizers else {}
+
+
+def finish_with_feedback(optimizer: hvd.DistributedOptimizer, step: int) -> None:
+    """Synchronise; what was sent and is left is the gradient and what was left before, in the mean of all ranks."""
+    before = left_over()
+    optimizer.synchronize()
+    after = left_over()
+    for name, parameter in parameters.items():
+        wanted = gradient(name, parameter.shape, hvd.rank(), step).flatten()
+        if name in after:
+            wanted = wanted + before.get(name, 0) - after[name]
+        mean = hvd.allreduce(wanted, name=f"wanted.{name}").view(parameter.shape)
+        assert torch.allclose(parameter.grad, mean, atol=1e-4), name
+    with optimizer.skip_synchronize():
+        optimizer.step()
+    optimizer.zero_grad()
 
 
 def train(state: hvd.elastic.TorchState) -> None:
@@ -26,11 +51,16 @@ def train(state: hvd.elastic.TorchState) -> None:
             state.sizes = [*state.sizes, hvd.size()]
             if hvd.rank() == 0:
                 (FOLDER / "sizes").write_text(" ".join(map(str, state.sizes)))
+                with (FOLDER / "kept").open("a") as kept:
+                    kept.write("x" * any(bool(left.any()) for left in left_over().values()))
         if state.sizes == PLANNED:
             return
         for _ in range(20):
             backward(parameters, state.step)
-            finish_step(parameters, state.optimizer, state.step)
+            if FEEDBACK:
+                finish_with_feedback(state.optimizer, state.step)
+            else:
+                finish_step(parameters, state.optimizer, state.step)
             state.step += 1
         if hvd.rank() == 0:
             # The discovery script reads how far the training has come.
@@ -41,7 +71,7 @@ def train(state: hvd.elastic.TorchState) -> None:
 if __name__ == "__main__":
     hvd.init()
     optimizer = hvd.DistributedOptimizer(
-        torch.optim.SGD(model.parameters(), lr=0.0), model.named_parameters(), compression=GlobalQSGD
+        torch.optim.SGD(model.parameters(), lr=0.0), model.named_parameters(), compression=COMPRESSION
     )
     state = hvd.elastic.TorchState(model=model, optimizer=optimizer, step=0, sizes=[])
     hvd.elastic.run(train)(state)
