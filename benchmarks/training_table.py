@@ -69,6 +69,8 @@ def narrowest(cells: list[dict[str, Any]], ends: list[Ending], rule: str) -> str
     judged = sorted(
         (e for e in ends if e.holds is not None and e.compression in bits), key=lambda e: bits[e.compression]
     )
+    if any(e.seeds < 2 for e in judged) and RULES[rule][0] == "stds":
+        return f"within {rule}: not judged, one seed has no spread"
     held = [e.compression for e in judged if e.holds and e.holds[rule]]
     if not held:
         return f"within {rule}: none of {', '.join(e.compression for e in judged)} holds" if judged else ""
