@@ -16,6 +16,8 @@ COLORS = {
     "gqsgd8": "tab:blue",
     "gqsgd6": "tab:cyan",
     "gqsgd4": "tab:green",
+    "gqsgd8 unrotated": "tab:purple",
+    "gqsgd4 unrotated": "tab:olive",
     "ddp none": "tab:red",
     "ddp fp16": "tab:pink",
     "ddp powersgd4": "tab:orange",

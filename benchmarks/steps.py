@@ -19,6 +19,7 @@ from hvd_gqsgd.costs.check import FORMAT
 MODELS = ("mlp", "cnn", "gpt")
 CONTENDERS = (
     *("local", "hvd none", "hvd fp16", "gqsgd8", "gqsgd6", "gqsgd4"),
+    *("gqsgd8 unrotated", "gqsgd4 unrotated"),
     *("ddp none", "ddp fp16", "ddp powersgd4"),
 )
 

@@ -21,6 +21,8 @@ CONTENDERS: dict[str, Callable[[Workload], Contender]] = {
     "gqsgd8": partial(Horovod, compression=GlobalQSGD(bits=8)),
     "gqsgd6": partial(Horovod, compression=GlobalQSGD(bits=6)),
     "gqsgd4": partial(Horovod, compression=GlobalQSGD(bits=4)),
+    "gqsgd8 unrotated": partial(Horovod, compression=GlobalQSGD(bits=8, rotation=None)),
+    "gqsgd4 unrotated": partial(Horovod, compression=GlobalQSGD(bits=4, rotation=None)),
     "ddp none": partial(DDP, hook=Hook.NONE),
     "ddp fp16": partial(DDP, hook=Hook.FP16),
     "ddp powersgd4": partial(DDP, hook=Hook.POWERSGD_4),
