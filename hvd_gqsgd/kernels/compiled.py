@@ -126,7 +126,7 @@ class CompiledKernels(Kernels):
             _codec(layout, turn),
             layout.segments_address,
             self._addresses(tensors),
-            self._addresses(residuals) if residuals else None,
+            self._addresses(residuals),
             len(tensors),
             self._address(norms),
             self.threads,
@@ -146,7 +146,7 @@ class CompiledKernels(Kernels):
             _codec(layout, turn),
             layout.segments_address,
             self._addresses(tensors),
-            self._addresses(residuals) if residuals else None,
+            self._addresses(residuals),
             len(tensors),
             self._address(norms),
             self._address(words),
@@ -169,8 +169,9 @@ class CompiledKernels(Kernels):
             self._isa,
         )
 
-    def _addresses(self, tensors: Sequence[Buffer]) -> ctypes.Array:
-        return (_u64 * len(tensors))(*map(self._address, tensors))
+    def _addresses(self, tensors: Sequence[Buffer]) -> ctypes.Array | None:
+        """Null where there are none."""
+        return (_u64 * len(tensors))(*map(self._address, tensors)) if tensors else None
 
 
 def _codec(layout: Layout, turn: Turn) -> Any:

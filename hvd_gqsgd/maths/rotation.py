@@ -30,34 +30,42 @@ def rotation_key(seed: int, tensor_id: int) -> int:
 
 def rotate(rows: np.ndarray, first_block: int, block_size: int, key: int) -> np.ndarray:
     """Blocks, one per row: float32 (blocks, m), m <= block_size; the first is number ``first_block`` of its tensor."""
-    m, d = rows.shape[1], _width(rows.shape[1])
+    m, d = rows.shape[1], width_of(rows.shape[1])
     y = rows * np.float32(1 / d)
     y[:, :d] = _hadamard(_flip(y[:, :d], first_block, 0, block_size, key))
     if d < m:
-        y[:, :d] *= _root(d)
-        y[:, m - d :] = _hadamard(_flip(y[:, m - d :], first_block, 1, block_size, key)) * _root(d)
+        y[:, :d] *= root_of(d)
+        y[:, m - d :] = _hadamard(_flip(y[:, m - d :], first_block, 1, block_size, key)) * root_of(d)
     return y
 
 
 def unrotate(rows: np.ndarray, first_block: int, block_size: int, key: int) -> np.ndarray:
     """The inverse of ``rotate``; to float32's precision where m is no power of two."""
-    m, d = rows.shape[1], _width(rows.shape[1])
+    m, d = rows.shape[1], width_of(rows.shape[1])
     x = rows.copy()
     if d < m:
-        x[:, m - d :] = _flip(_hadamard(x[:, m - d :]) * _root(d), first_block, 1, block_size, key)
+        x[:, m - d :] = _flip(_hadamard(x[:, m - d :]) * root_of(d), first_block, 1, block_size, key)
     x[:, :d] = _hadamard(x[:, :d])
     if d < m:
-        x[:, :d] *= _root(d)
+        x[:, :d] *= root_of(d)
     x[:, :d] = _flip(x[:, :d], first_block, 0, block_size, key)
     return x * np.float32(d) if d < m else x
 
 
-def _width(m: int) -> int:
+def width_of(m: int) -> int:
+    """d: the largest power of two that is not above m > 0."""
     return 1 << (m.bit_length() - 1)
 
 
-def _root(d: int) -> np.float32:
+def root_of(d: int) -> np.float32:
+    """The factor of each pass over a block that is no power of two."""
     return np.float32(1 / np.sqrt(d))
+
+
+def squared_factor(m: int) -> int:
+    """|x|^2 / |y|^2 of a block of m elements."""
+    d = width_of(m)
+    return d if d == m else d * d
 
 
 def _hadamard(rows: np.ndarray) -> np.ndarray:

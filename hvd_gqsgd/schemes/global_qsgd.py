@@ -11,6 +11,7 @@ small beside their elements (maths.rotation), and the ranks' u_i are drawn toget
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,10 +77,7 @@ class GlobalQSGD(Scheme):
         return self.error_feedback
 
     def bits_of(self, name: str, shape: Sequence[int]) -> int | None:
-        numel = 1
-        for length in shape:
-            numel *= length
-        return None if numel < max(1, self.min_numel) else width_of(self._rules, name, shape)
+        return None if math.prod(shape) < max(1, self.min_numel) else width_of(self._rules, name, shape)
 
     def layout_settings(self) -> dict[str, Any]:
         return {"block_size": self.block_size, "rotated": self.rotation is not None, "dither": self.dither}

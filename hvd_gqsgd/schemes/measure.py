@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hvd_gqsgd.kernels.layout import Layout
-from hvd_gqsgd.maths import lanes
+from hvd_gqsgd.maths import lanes, rotation
 from hvd_gqsgd.maths.levels import count_levels
 
 #: Blocks of each tensor that are looked at for the size of the mean.
@@ -75,9 +75,7 @@ def measure(layout: Layout, norms: np.ndarray, words: np.ndarray, n: int, contri
         level = level[finite, None]
         if not level.size:
             continue
-        # What a rotation's factor (maths.rotation) takes from squares.
-        d = 1 << (numel.bit_length() - 1)
-        factor = (d if d == numel else d * d) if layout.rotated else 1
+        factor = rotation.squared_factor(numel) if layout.rotated else 1
         share = factor * member.numel / (level.size * numel)
         error += share * float(np.sum(level**2)) * numel * variance_of_mean(layout.dither, max(1, contributors))
         mean += share * float(np.sum((sums / max(1, contributors) * level) ** 2))

@@ -8,7 +8,6 @@ import horovod.torch as hvd
 import torch
 
 from hvd_gqsgd import telemetry
-from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.schemes.agreement import Statement
 from hvd_gqsgd.schemes.base import Scheme
 from hvd_gqsgd.torch.agreement import Parties
@@ -55,12 +54,9 @@ class DirectExchange:
         return RunningExchange(self._scheme, bucket, name, self._call.process_set, self._problem)
 
     def _residual(self, part: Part) -> torch.Tensor:
-        spec = self.pending.spec
-        try:
-            return part.of(self._state.residual_of(self._wire_name, spec.numel, spec.device))
-        except SettingsError as error:
-            self._problem = self._problem or str(error)
-            return torch.zeros(part.numel, dtype=torch.float32, device=spec.device)
+        kept, problem = self._state.residual_of(self._wire_name, part.spec.numel, part.spec.device)
+        self._problem = self._problem or problem
+        return part.of(kept)
 
     def _unnamed(self) -> str:
         if self._call.name is not None or not self._scheme.keeps_residuals:

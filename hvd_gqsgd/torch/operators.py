@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 
 from hvd_gqsgd.kernels.base import Kernels
@@ -166,7 +165,8 @@ def _lowered(norms: torch.Tensor, lift: torch.Tensor) -> torch.Tensor:
 def rotate(rows: torch.Tensor, first_block: int, block_size: int, keys: tuple[int, int]) -> torch.Tensor:
     """rotation.rotate of float32 (blocks, m)."""
     m = rows.shape[1]
-    d, root = _width(m)
+    d = rotation.width_of(m)
+    root = float(rotation.root_of(d))
     y = rows * (1 / d)
     y[:, :d] = _hadamard(_flip(y[:, :d], first_block, 0, block_size, keys))
     if d < m:
@@ -178,7 +178,8 @@ def rotate(rows: torch.Tensor, first_block: int, block_size: int, keys: tuple[in
 def unrotate(rows: torch.Tensor, first_block: int, block_size: int, keys: tuple[int, int]) -> torch.Tensor:
     """rotation.unrotate of float32 (blocks, m)."""
     m = rows.shape[1]
-    d, root = _width(m)
+    d = rotation.width_of(m)
+    root = float(rotation.root_of(d))
     x = rows.clone()
     if d < m:
         x[:, m - d :] = _flip(_hadamard(x[:, m - d :]) * root, first_block, 1, block_size, keys)
@@ -187,11 +188,6 @@ def unrotate(rows: torch.Tensor, first_block: int, block_size: int, keys: tuple[
         x[:, :d] *= root
     x[:, :d] = _flip(x[:, :d], first_block, 0, block_size, keys)
     return x * d if d < m else x
-
-
-def _width(m: int) -> tuple[int, float]:
-    d = 1 << (m.bit_length() - 1)
-    return d, float(np.float32(1 / np.sqrt(d)))
 
 
 def _hadamard(rows: torch.Tensor) -> torch.Tensor:

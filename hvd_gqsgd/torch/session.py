@@ -21,7 +21,6 @@ import horovod.torch as hvd
 import torch
 
 from hvd_gqsgd import telemetry
-from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.schemes.agreement import Statement, digest
 from hvd_gqsgd.schemes.base import Scheme
 from hvd_gqsgd.torch.agreement import Parties
@@ -209,13 +208,9 @@ class Session:
         now.dense_bytes += load.dense_bytes
 
     def _residual(self, part: Part) -> torch.Tensor:
-        spec = part.spec
-        try:
-            return part.of(self._state.residual_of(spec.name, spec.numel, spec.device))
-        except SettingsError as error:
-            # Told to all ranks by this bucket's header; what it is encoded with does not matter any more.
-            self._round.problem = self._round.problem or str(error)
-            return torch.zeros(part.numel, dtype=torch.float32, device=spec.device)
+        kept, problem = self._state.residual_of(part.spec.name, part.spec.numel, part.spec.device)
+        self._round.problem = self._round.problem or problem
+        return part.of(kept)
 
     def _failure(self, failed: RunningExchange) -> Exception:
         """What to raise for ``failed``, after every collective of the round has come to its end on every rank."""

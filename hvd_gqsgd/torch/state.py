@@ -31,22 +31,23 @@ class ExchangeState:
     step: int = 0
     residuals: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def residual_of(self, name: str, numel: int, device: torch.device) -> torch.Tensor:
-        """What is left over of a tensor, zeros at first; float32 (numel,), to be written to.
+    def residual_of(self, name: str, numel: int, device: torch.device) -> tuple[torch.Tensor, str]:
+        """What is left over of a tensor, zeros at first; float32 (numel,), to be written to. And what is wrong, if any.
 
-        Raises SettingsError where a tensor of another size was loaded.
+        Nothing is raised, because the other ranks have to be told: where a tensor of another size was loaded, zeros
+        that nobody keeps take part in an exchange that fails everywhere.
         """
         kept = self.residuals.get(name)
         if kept is None:
             kept = self.residuals[name] = torch.zeros(numel, dtype=torch.float32, device=device)
         elif kept.numel() != numel:
-            raise SettingsError(
+            return torch.zeros(numel, dtype=torch.float32, device=device), (
                 f"compression state of {name!r}: expected {numel} elements left over, got {kept.numel()}; load the "
                 "state_dict() of this model's own compression"
             )
         elif kept.device != device:
             kept = self.residuals[name] = kept.to(device)
-        return kept
+        return kept, ""
 
     def to_dict(self) -> dict[str, Any]:
         return {"step": self.step, "residuals": {name: kept.clone() for name, kept in self.residuals.items()}}

@@ -13,15 +13,6 @@ from hvd_gqsgd.torch import GlobalQSGD, traffic
 SHAPES = {"conv": (8, 300), "dense": (70_000,), "bias": (10,)}
 
 
-@pytest.fixture
-def reports():
-    seen = []
-    stop = telemetry.subscribe(seen.append)
-    yield seen
-    stop()
-    assert not telemetry.active()
-
-
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("rotation", ["hadamard", None])
 @pytest.mark.parametrize("dither", ["correlated", "independent", "nearest"])

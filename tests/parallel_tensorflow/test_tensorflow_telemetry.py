@@ -12,14 +12,6 @@ from hvd_gqsgd import telemetry
 from hvd_gqsgd.tensorflow import GlobalQSGD
 
 
-@pytest.fixture
-def reports():
-    seen = []
-    stop = telemetry.subscribe(seen.append)
-    yield seen
-    stop()
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_the_estimate_is_near_the_true_error(several, reports, mode):
     # Settings that no function was traced with before.
