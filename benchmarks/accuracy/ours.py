@@ -56,7 +56,7 @@ class Reduction:
             )
             for row in gradients.workers
         ]
-        loopback.run([scheme.exchange(bucket, _kernels(), World(n, rank)) for rank, bucket in enumerate(buckets)])
+        loopback.run([scheme.collectives(bucket, _kernels(), World(n, rank)) for rank, bucket in enumerate(buckets)])
         # What Horovod sends itself arrives exactly.
         mean = gradients.mean.astype(np.float32)
         out = [part for part, bits in zip(gradients.cut(mean), chosen, strict=True) if bits is not None]

@@ -19,7 +19,7 @@ from hvd_gqsgd.maths.dither import KINDS, Turn
 #: Instruction sets by what ``gqsgd_runs`` calls them, best first.
 ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}
 BUILD = "`pip install --no-build-isolation -e .` or `make setup` in the source tree"
-ABI = 4
+ABI = 5
 
 _int, _i64, _u64, _double, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double, ctypes.c_void_p
 _SIGNATURES: dict[str, list[type]] = {
@@ -36,10 +36,12 @@ class _Codec(ctypes.Structure):
         ("block_size", _i64),
         ("rotated", _i64),
         ("dither", _i64),
+        ("exponential", _i64),
         ("seed", _u64),
         ("step", _u64),
         ("rank", _u64),
         ("size", _u64),
+        ("summands", _u64),
     )
 
 
@@ -176,5 +178,5 @@ class CompiledKernels(Kernels):
 
 def _codec(layout: Layout, turn: Turn) -> Any:
     dither = KINDS.index(layout.dither)
-    codec = _Codec(layout.block_size, layout.rotated, dither, turn.seed, turn.step, turn.rank, turn.size)
-    return ctypes.byref(codec)
+    own = (layout.block_size, layout.rotated, dither, layout.levels == "exponential")
+    return ctypes.byref(_Codec(*own, turn.seed, turn.step, turn.rank, turn.size, turn.summed))

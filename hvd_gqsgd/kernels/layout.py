@@ -49,13 +49,14 @@ class Member:
 class Layout:
     """How a bucket's members are written, and the offsets of each.
 
-    rotated: whether blocks are rotated. dither: one of maths.dither.KINDS.
+    rotated: whether blocks are rotated. dither: one of maths.dither.KINDS. levels: "uniform" or "exponential".
     """
 
     members: tuple[Member, ...]
     block_size: int
     rotated: bool
     dither: str
+    levels: str = "uniform"
     norms_offsets: tuple[int, ...] = field(init=False)
     words_offsets: tuple[int, ...] = field(init=False)
     norms_numel: int = field(init=False)

@@ -62,12 +62,20 @@ def hash32(counter: np.ndarray, k0: np.uint32, k1: np.uint32) -> np.ndarray:
 
 
 class Turn(NamedTuple):
-    """One rank's part in one step: what dither and rotation are drawn from. In a graph the last three are tensors."""
+    """One rank's part in one step: what dither and rotation are drawn from. In a graph, numbers but seed are tensors.
+
+    summands: ranks whose codes a lane has to hold the sum of; None for all ``size``.
+    """
 
     seed: int
     step: Any
     rank: Any
     size: Any
+    summands: Any = None
+
+    @property
+    def summed(self) -> Any:
+        return self.size if self.summands is None else self.summands
 
 
 class Dither(NamedTuple):

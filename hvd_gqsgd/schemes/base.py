@@ -1,26 +1,32 @@
 """The yield protocol: a scheme is straight-line code, whoever drives it decides what a collective is.
 
-    def exchange(self, bucket, kernels, world):
+    def collectives(self, bucket, kernels, world):
         kernels.block_norms(bucket.layout, bucket.tensors, bucket.norms)
         yield Max(bucket.norms)              # resumed when the buffer holds the maximum over all ranks
         kernels.encode(...)
         yield Sum(bucket.words)
 
-The torch engine starts an asynchronous Horovod allreduce at a yield and resumes the generator in a later hook; the
+The torch engine starts an asynchronous Horovod collective at a yield and resumes the generator in a later hook; the
 TensorFlow exchange runs it once, while a graph is made, and each yield becomes an operator; ``worlds.loopback`` runs n
 generators in one process. So a scheme asks buckets and kernels for what it needs and never looks into a buffer.
+
+A scheme that is ``on_host`` may look: its buffers are NumPy arrays in every front end, its generator runs anew in every
+step, and it may use AllToAll and AllGather, whose result is what the yield returns.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from hvd_gqsgd.errors import DisagreementError, SettingsError
 from hvd_gqsgd.kernels.base import Buffer, Kernels
 from hvd_gqsgd.kernels.layout import NORMS_HEADER, Layout
+from hvd_gqsgd.schemes.measure import Measured, measure
 from hvd_gqsgd.schemes.settings import Settings
 
 # Checks are compared as float32, which is exact up to here.
@@ -33,6 +39,10 @@ class Max:
 
     buffer: Buffer
 
+    def allreduce_bytes(self, size: int) -> int:
+        """Payload of an allreduce that puts as much on the wire."""
+        return int(self.buffer.nbytes)
+
 
 @dataclass(frozen=True)
 class Sum:
@@ -40,8 +50,43 @@ class Sum:
 
     buffer: Buffer
 
+    def allreduce_bytes(self, size: int) -> int:
+        """Payload of an allreduce that puts as much on the wire."""
+        return int(self.buffer.nbytes)
 
-Exchange = Generator["Max | Sum", None, None]
+
+@dataclass(frozen=True)
+class AllToAll:
+    """Ask for what every rank has for this one: the arrays, one after the other, that they addressed to it.
+
+    buffer: one array (elements,), read only; splits: how many of its elements go to each rank, in their order.
+    Horovod refuses it after hvd.join.
+    """
+
+    buffer: np.ndarray
+    splits: Sequence[int]
+
+    def allreduce_bytes(self, size: int) -> int:
+        """Payload of an allreduce that puts as much on the wire: it moves its payload twice, this does once."""
+        return int(self.buffer.nbytes) // 2
+
+
+@dataclass(frozen=True)
+class AllGather:
+    """Ask for every rank's array (elements,), one after the other; they may differ in length.
+
+    Horovod refuses it after hvd.join.
+    """
+
+    buffer: np.ndarray
+
+    def allreduce_bytes(self, size: int) -> int:
+        """Payload of an allreduce that puts as much on the wire, were all arrays as long as this one."""
+        return int(self.buffer.nbytes) * size // 2
+
+
+Collective = Max | Sum | AllToAll | AllGather
+Exchange = Generator[Collective, Any, None]
 
 
 @dataclass(frozen=True)
@@ -58,6 +103,10 @@ class Bucket:
 
     check: 1 .. 2^24 - 1, a digest of the settings and of every member; equal on all ranks or nothing is decoded.
     residuals: none, or what is left over of each member since the last step, which the exchange replaces.
+
+    Schemes on the host have more: labels and shapes of the members (of a piece of a tensor its own length); memory,
+    a dict of arrays for each member, which is kept from step to step and saved with the training run; scratch, which is
+    kept as long as the bucket and not saved.
     """
 
     layout: Layout
@@ -68,6 +117,10 @@ class Bucket:
     tensors: Sequence[Buffer] = ()
     residuals: Sequence[Buffer] = ()
     step: int = 0
+    labels: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
+    memory: Sequence[dict[str, np.ndarray]] = ()
+    scratch: dict[Any, Any] = field(default_factory=dict)
 
     def write_header(self, valid: bool) -> None:
         """Put ``check`` into the header so that Max finds both its maximum and its minimum over the ranks.
@@ -109,8 +162,18 @@ class Bucket:
 class Scheme(Settings, ABC):
     """An algorithm with its settings: what travels, and how the result is read back."""
 
+    @property
+    def on_host(self) -> bool:
+        """Whether buffers are NumPy arrays and ``collectives`` runs in Python in every step, in TensorFlow too."""
+        return False
+
+    @property
+    def cuts_tensors(self) -> bool:
+        """Whether a tensor larger than a bucket may come in pieces."""
+        return True
+
     @abstractmethod
-    def exchange(self, bucket: Bucket, kernels: Kernels, world: World, *, valid: bool = True) -> Exchange:
+    def collectives(self, bucket: Bucket, kernels: Kernels, world: World, *, valid: bool = True) -> Exchange:
         """Yield the collectives that leave the bucket ready for ``decode``; reads ``bucket.tensors``.
 
         valid: False where this rank knows that its tensors are wrong; every rank then gets a DisagreementError.
@@ -136,6 +199,10 @@ class Scheme(Settings, ABC):
     @abstractmethod
     def layout_settings(self) -> dict[str, Any]:
         """The settings that decide how members are written: arguments of ``Layout``."""
+
+    def measure(self, bucket: Bucket, world: World) -> Measured:
+        """What a finished exchange shows of its error, from its buffers as NumPy arrays."""
+        return measure(bucket.layout, bucket.norms, bucket.words, world.size, int(bucket.words[0]))
 
     @abstractmethod
     def check_world(self, size: int) -> None:

@@ -7,24 +7,29 @@
 Unbiased, and the variance of the mean is at most (M / L)^2 / (4 n) per element. Blocks are rotated first, so that M is
 small beside their elements (maths.rotation), and the ranks' u_i are drawn together, so that their errors cancel
 (maths.dither). With error feedback each rank adds to x_i what it could not send the last time (maths.quantize).
+
+exchange="two_phase" adds the codes up where no lane limits them (two_phase): L = 2^(bits-1) - 1 whatever n is.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hvd_gqsgd.kernels.base import Buffer, Kernels
 from hvd_gqsgd.maths import dither, levels, rotation
 from hvd_gqsgd.maths.dither import Turn
+from hvd_gqsgd.schemes import two_phase
 from hvd_gqsgd.schemes.base import Bucket, Exchange, Max, Scheme, Sum, World
+from hvd_gqsgd.schemes.measure import Measured, measure
 from hvd_gqsgd.schemes.rules import Rule, Widths, as_rules, width_of
 
 MAX_BLOCK_SIZE = 1 << 24
 ROTATIONS = ("hadamard", None)
 DITHERS = (*dither.KINDS, None)
+EXCHANGES = ("ring", "two_phase")
 DEFAULT_BITS = 8
 
 
@@ -34,6 +39,8 @@ class GlobalQSGD(Scheme):
 
     bits: width of an element on the wire, 2 to 16, or rules that give each tensor its own (``schemes.rules``). Headroom
         for the sum is taken from it: n ranks have (2^(bits-1) - 1) // n levels on each side of zero.
+    exchange: "ring" sums words with Horovod's allreduce. "two_phase" hands shares of them round, adds them up and sends
+        their mean on, rounded once more: no headroom, so all 2^(bits-1) - 1 levels for any n. Not after hvd.join.
     block_size: elements that share one float32 norm. Smaller blocks mean less error and 32 / block_size bits more.
         At most 4096 with rotation or error feedback.
     rotation: "hadamard" spreads a block's largest elements over all of it, which pays where few are large; None does
@@ -46,6 +53,7 @@ class GlobalQSGD(Scheme):
     """
 
     bits: Widths = DEFAULT_BITS
+    exchange: str = "ring"
     block_size: int = 256
     rotation: str | None = "hadamard"
     dither: str | None = None
@@ -58,6 +66,7 @@ class GlobalQSGD(Scheme):
             object.__setattr__(self, "bits", as_rules(type(self).__name__, self.bits, DEFAULT_BITS))
         else:
             self._require_integer("bits", levels.MIN_BITS, levels.MAX_BITS)
+        self._require_one_of("exchange", EXCHANGES)
         self._require_one_of("rotation", ROTATIONS)
         self._require_one_of("dither", DITHERS)
         self._require_one_of("error_feedback", (False, True))
@@ -82,13 +91,19 @@ class GlobalQSGD(Scheme):
     def layout_settings(self) -> dict[str, Any]:
         return {"block_size": self.block_size, "rotated": self.rotation is not None, "dither": self.dither}
 
+    @property
+    def on_host(self) -> bool:
+        return self.exchange == "two_phase"
+
     def check_world(self, size: int) -> None:
+        if self.exchange == "two_phase":
+            return
         for rule in self._rules:
             bits = rule.bits if isinstance(rule, Rule) else rule
             if bits is not None:
                 levels.count_levels(bits, size)
 
-    def exchange(self, bucket: Bucket, kernels: Kernels, world: World, *, valid: bool = True) -> Exchange:
+    def collectives(self, bucket: Bucket, kernels: Kernels, world: World, *, valid: bool = True) -> Exchange:
         bucket.write_header(valid)
         turn = self._turn(bucket.step, world)
         kernels.block_norms(bucket.layout, bucket.tensors, bucket.norms, turn, bucket.residuals)
@@ -96,11 +111,23 @@ class GlobalQSGD(Scheme):
         turn = self._turn(bucket.read_header(), world)
         bucket.count_this_rank()
         kernels.encode(bucket.layout, bucket.tensors, bucket.norms, bucket.words, turn, bucket.residuals)
-        yield Sum(bucket.words)
+        if self.exchange == "ring":
+            yield Sum(bucket.words)
+        else:
+            bucket.scratch["agreed norms"] = bucket.norms.copy()
+            yield from two_phase.exchange(bucket, kernels, world, turn)
 
     def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:
         turn, factor = self._turn(bucket.step, world), bucket.per_contributor(scale)
         kernels.decode(bucket.layout, out, bucket.words, bucket.norms, turn, factor=factor)
 
+    def measure(self, bucket: Bucket, world: World) -> Measured:
+        if self.exchange == "ring":
+            return super().measure(bucket, world)
+        layout, agreed = bucket.layout, bucket.scratch["agreed norms"]
+        first = measure(layout, agreed, bucket.words, 1, world.size)
+        second = measure(replace(layout, dither="independent"), bucket.norms, bucket.words, 1, 1)
+        return second._replace(squared_error=first.squared_error + second.squared_error)
+
     def _turn(self, step: Any, world: World) -> Turn:
-        return Turn(self.seed, step, world.rank, world.size)
+        return Turn(self.seed, step, world.rank, world.size, None if self.exchange == "ring" else 1)

@@ -47,6 +47,7 @@ class Measured(NamedTuple):
         )
 
 
+#: Of an exchange whose error is not known.
 NOTHING = Measured(0.0, 0.0, 0, 0)
 
 

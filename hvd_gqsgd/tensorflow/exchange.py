@@ -130,7 +130,7 @@ class Exchange:
         bucket.tensors = [PartBuffer(self._tensors[part.spec.index], part.start) for part in load.parts]
         kept = self._residuals_of(load)
         bucket.residuals = [Buffer(tf.convert_to_tensor(variable)) for variable in kept]
-        for turn, collective in enumerate(self._scheme.exchange(bucket, self._kernels, self._world)):
+        for turn, collective in enumerate(self._scheme.collectives(bucket, self._kernels, self._world)):
             op = hvd.Max if isinstance(collective, Max) else hvd.Sum
             collective.buffer.tensor = self._allreduce(collective.buffer.tensor, op, f"{number}.{turn}")
         left = [variable.assign(b.tensor) for variable, b in zip(kept, bucket.residuals, strict=True)]

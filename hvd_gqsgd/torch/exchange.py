@@ -53,7 +53,7 @@ class RunningExchange:
         self._name = name
         self._process_set = process_set
         self._handle: int | None = None
-        self._generator = scheme.exchange(bucket, self._kernels, self._world, valid=not problem)
+        self._generator = scheme.collectives(bucket, self._kernels, self._world, valid=not problem)
         self._resume()
 
     @property

@@ -81,7 +81,7 @@ class TorchKernels(Kernels):
     ) -> None:
         for index, tensor in enumerate(tensors):
             member, signs = layout.members[index], _signs(layout, index, turn)
-            levels = count_levels(member.bits, turn.size)
+            levels = count_levels(member.bits, turn.summed)
             noise = dither.dither_of(layout.dither, turn, member.tensor_id)
             out, given = words[layout.words_of(index)], _with_residual(tensor, residuals, index)
             for part in _parts(layout, index):
@@ -117,7 +117,7 @@ class TorchKernels(Kernels):
             member, signs = layout.members[index], _signs(layout, index, turn)
             exact = tensor.dtype == torch.float64 and signs is None
             norm = norms[layout.norms_of(index), None]
-            unit = _unit(norm, float(factor) / float(count_levels(member.bits, turn.size)), single=not exact)
+            unit = _unit(norm, float(factor) / float(count_levels(member.bits, turn.summed)), single=not exact)
             source = words[layout.words_of(index)]
             for part in _parts(layout, index):
                 rows = tensor[part.elements].view(part.blocks, part.numel)

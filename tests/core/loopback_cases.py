@@ -35,6 +35,9 @@ def buckets_for(scheme: Scheme, inputs: Inputs, step: int = 0, check: int = 7) -
             words=np.full(layout.words_numel, -1, dtype=np.int32),
             tensors=tensors,
             step=step,
+            labels=tuple(f"t{i}" for i in range(len(numels))),
+            shapes=tuple((numel,) for numel in numels),
+            memory=[{} for _ in numels],
         )
         for tensors in inputs
     ]
@@ -44,7 +47,7 @@ def run(scheme: Scheme, buckets: Sequence[Bucket], inputs: Inputs, scale: float 
     """Decoded tensors per rank that is present; scale=1 is the mean over those."""
     n = len(inputs)
     present = [rank for rank in range(n) if inputs[rank] is not None]
-    loopback.run([scheme.exchange(buckets[r], kernels, World(n, r)) if r in present else None for r in range(n)])
+    loopback.run([scheme.collectives(buckets[r], kernels, World(n, r)) if r in present else None for r in range(n)])
     results = []
     for rank in present:
         outs = [np.empty_like(t) for t in inputs[rank]]

@@ -1,18 +1,20 @@
 """The contenders of benchmarks.accuracy do what their papers say."""
 
+import zlib
 from functools import partial
 
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import dithers, synthetic
+from benchmarks.accuracy import block_sizes, dithers, synthetic
 from benchmarks.accuracy.contenders import base, exponential, half, intsgd, powersgd, qsgd, standard, thc
 from benchmarks.accuracy.contenders.exponential import Codes
 from benchmarks.accuracy.gradients import Gradients, Tensor
 from benchmarks.accuracy.lines import COLORS, entries
-from benchmarks.accuracy.measure import Cell
+from benchmarks.accuracy.measure import Cell, Source
 from benchmarks.accuracy.ours import ours
-from benchmarks.accuracy.tables import from_json, tables, to_json
+from benchmarks.accuracy.tables import block_table, from_json, tables, to_json
+from hvd_gqsgd.maths import rotation
 from hvd_gqsgd.schemes import GlobalQSGD
 
 TILE, TILES = 512, 2000
@@ -196,6 +198,27 @@ def test_dithers_tell_biased_from_unbiased():
     largest = {d: np.abs(dithers.z_scores(g, 6, d, steps=200)).max() for d in dithers.DITHERS}
     assert largest["independent"] < 5 and largest["correlated"] < 5 < largest["nearest"]
     assert 3 < dithers.expected_largest(512) < 3.5
+
+
+@pytest.mark.parametrize(("law", "rotated"), [("gaussian", False), ("gaussian", True), ("student", True)])
+def test_error_by_block_size_is_that_of_the_squared_norms(law, rotated):
+    """Where a level is small beside most elements, the mean square of what rounding leaves is in units of (M / L)^2."""
+    sizes = (64, 256, 1024, 4096)
+    (row,) = block_sizes.compare(Source(law), [8], sizes, "hadamard" if rotated else None, seeds=1)
+    assert row.relative[256] == 1
+    assert row.bits == {b: pytest.approx(8 + 32 / b + 4 * 32 / synthetic.NUMEL) for b in sizes}
+    workers, (tensor,) = Source(law).workers(8, np.random.default_rng([0, *map(ord, law)]))
+    key = rotation.rotation_key(0, zlib.crc32(tensor.name.encode()))
+
+    def squared_norms(b):
+        blocks = [x.reshape(-1, b) for x in workers]
+        if rotated:
+            blocks = [np.sqrt(b) * rotation.rotate(x, 0, b, key) for x in blocks]
+        return np.square(np.abs(blocks).max(axis=(0, 2))).mean()
+
+    for b in sizes:
+        assert row.relative[b] == pytest.approx(squared_norms(b) / squared_norms(256), rel=0.05)
+    assert list(block_table([row], sizes))[-1].startswith(f"| {law} | 8 | {row.nmse:.2e} | ")
 
 
 def test_every_line_has_a_colour_and_every_cell_comes_back_from_json():

@@ -80,7 +80,7 @@ def test_two_ranks_with_equal_gradients_round_independently_if_they_are_told_to(
     scheme = GlobalQSGD(bits=4, rotation=None, dither="independent")
     buckets = buckets_for(scheme, [[x], [x]])
     for rank, bucket in enumerate(buckets):
-        exchange = scheme.exchange(bucket, KERNELS, World(2, rank))
+        exchange = scheme.collectives(bucket, KERNELS, World(2, rank))
         next(exchange)
         next(exchange)
     up = [lanes_up(bucket) for bucket in buckets]
@@ -154,7 +154,7 @@ def test_ranks_that_mean_different_exchanges_get_an_error_on_every_rank(absent, 
     buckets[1].check += fault == "another check"
     invalid = {"one invalid": {1}, "all invalid": {0, 1, 2}}.get(fault, set())
     exchanges = {
-        rank: scheme.exchange(buckets[rank], KERNELS, World(n, rank), valid=rank not in invalid)
+        rank: scheme.collectives(buckets[rank], KERNELS, World(n, rank), valid=rank not in invalid)
         for rank in range(n)
         if rank != absent
     }

@@ -149,7 +149,7 @@ def test_the_result_is_the_specifications_to_the_bit(several, dtype):
             norms, words = np.zeros(layout.norms_numel, np.float32), np.zeros(layout.words_numel, np.int32)
             bucket = Bucket(layout, (name,), 1 + turn, norms, words, [array], step=step)
             buckets.append(bucket)
-            exchanges.append(specification.exchange(bucket, ReferenceKernels(), World(several, rank)))
+            exchanges.append(specification.collectives(bucket, ReferenceKernels(), World(several, rank)))
         loopback.run(exchanges)
         out = np.zeros(numel, floats.storage(dtype.name))
         specification.decode(buckets[0], ReferenceKernels(), World(several, 0), [out], scale=1.0)

@@ -89,7 +89,7 @@ Codec codec_of(const gqsgd_codec &given, const gqsgd_segment &segment, bool dith
     const uint64_t shared = ~0ull, rotation = ~1ull;
     Codec codec = {};
     codec.bits = (int)segment.bits;
-    codec.levels = (int)((((uint64_t)1 << (segment.bits - 1)) - 1) / given.size);
+    codec.levels = (int)((((uint64_t)1 << (segment.bits - 1)) - 1) / given.summands);
     codec.rotated = given.rotated;
     if (codec.rotated) codec.signs = pair_keys(tensor_key(given.seed, 0, segment.tensor_id, rotation));
     if (!dithered) return codec;

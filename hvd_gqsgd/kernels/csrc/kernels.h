@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 /* Counts up with every change below; a library that was built from other sources is refused. */
-#define GQSGD_ABI 4
+#define GQSGD_ABI 5
 
 /* Instruction sets, in rising order. */
 enum { GQSGD_BASELINE = 0, GQSGD_AVX2 = 1, GQSGD_AVX512 = 2 };
@@ -38,13 +38,15 @@ typedef struct {
 /* Dithers, in the order of maths.dither.KINDS. */
 enum { GQSGD_INDEPENDENT = 0, GQSGD_CORRELATED = 1, GQSGD_NEAREST = 2 };
 
-/* How the tensors of a bucket are written, and whose turn it is. Of ``size`` ranks this is ``rank``; every lane has
- * (2^(bits - 1) - 1) / size levels on each side of zero, at least one. */
+/* How the tensors of a bucket are written, and whose turn it is. Of ``size`` ranks this is ``rank``; a lane has to hold
+ * the sum of ``summands`` codes, so it has (2^(bits - 1) - 1) / summands levels on each side of zero, at least one.
+ * exponential: levels are powers of two; summands is 1 then. */
 typedef struct {
     int64_t block_size; /* at most 4096 if rotated or with residuals */
     int64_t rotated;    /* 0 or 1 */
     int64_t dither;
-    uint64_t seed, step, rank, size;
+    int64_t exponential; /* 0 or 1 */
+    uint64_t seed, step, rank, size, summands;
 } gqsgd_codec;
 
 GQSGD_API int gqsgd_abi(void);

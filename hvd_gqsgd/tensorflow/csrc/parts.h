@@ -57,7 +57,7 @@ struct Parts {
     gqsgd_codec in(int32_t size = 1, int64_t step = 0, int32_t rank = 0) const {
         gqsgd_codec own = codec;
         own.step = (uint64_t)step;
-        own.size = (uint64_t)size;
+        own.size = own.summands = (uint64_t)size;
         own.rank = (uint64_t)rank;
         return own;
     }

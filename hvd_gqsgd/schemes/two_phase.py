@@ -1,0 +1,143 @@
+"""Reduction in two phases: every rank adds up one share of the blocks, then hands its mean to all others.
+
+    words of share r  ->  rank r             one AllToAll
+    norms and words of the mean, share r     one AllGather
+
+An allreduce's bytes, 2 (n - 1) / n of the words; but a lane carries one code at a time and never a sum, so all of its
+levels are there whatever n is, and what a rank does to add up is its own affair. The price is a second rounding: with one
+norm m of the mean per block, at most the ranks' M, a variance of at most (m / L)^2 / 4 for n ranks together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from hvd_gqsgd.kernels.base import Kernels
+from hvd_gqsgd.kernels.layout import NORMS_HEADER, WORDS_HEADER, Layout, Member
+from hvd_gqsgd.maths import quantize
+from hvd_gqsgd.maths.dither import Turn
+from hvd_gqsgd.schemes.agreement import tensor_id
+from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Exchange, World
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The blocks that one rank adds up.
+
+    norms, words: where they lie in the bucket's buffers, headers left out. layout: of their mean; its blocks are the
+    bucket's, already rotated where that rotates.
+    """
+
+    norms: slice
+    words: slice
+    layout: Layout
+
+    @property
+    def numel(self) -> int:
+        return sum(member.numel for member in self.layout.members)
+
+    def split(self, flat: np.ndarray) -> list[np.ndarray]:
+        """The members' own parts of ``numel`` elements."""
+        ends = accumulate((member.numel for member in self.layout.members), initial=0)
+        return [flat[start:end] for start, end in pairwise(ends)]
+
+
+def exchange(bucket: Bucket, kernels: Kernels, world: World, turn: Turn) -> Exchange:
+    """From words in ``bucket.words``, written with ``turn``, to the words and norms of the mean, in their place.
+
+    turn: of codes that stand alone (summands=1). The mean's are read back with ``turn``, factor = 1.
+    """
+    shares = _shares(bucket, world.size)
+    own = shares[world.rank]
+    parcels = [share.words.stop - share.words.start for share in shares]
+    received = yield AllToAll(bucket.words[WORDS_HEADER:], parcels)
+    mean, gathered = _buffers(bucket, own)
+    _average(own, kernels, received.reshape(world.size, -1), bucket.norms[NORMS_HEADER:][own.norms], mean, turn)
+    norms, words = _encode(own, kernels, mean, turn)
+    count = norms.size - NORMS_HEADER
+    gathered[:count] = norms[NORMS_HEADER:].view(np.int32)
+    gathered[count:] = words[WORDS_HEADER:]
+    received = yield AllGather(gathered)
+    start = 0
+    for share in shares:
+        blocks, length = share.norms.stop - share.norms.start, share.words.stop - share.words.start
+        bucket.norms[NORMS_HEADER:][share.norms] = received[start : start + blocks].view(np.float32)
+        bucket.words[WORDS_HEADER:][share.words] = received[start + blocks : start + blocks + length]
+        start += blocks + length
+
+
+def _average(
+    own: _Share, kernels: Kernels, parcels: np.ndarray, norms: np.ndarray, mean: np.ndarray, turn: Turn
+) -> None:
+    """mean = the average of what every rank sent for the blocks of this one."""
+    layout = own.layout
+    headed = np.concatenate([np.zeros(NORMS_HEADER, np.float32), norms])
+    words = np.zeros(layout.words_numel, np.int32)
+    addend = np.empty(own.numel, np.float32)
+    mean[:] = 0
+    for parcel in parcels:
+        words[WORDS_HEADER:] = parcel
+        kernels.decode(layout, own.split(addend), words, headed, turn, factor=1 / len(parcels))
+        mean += addend
+
+
+def _encode(own: _Share, kernels: Kernels, mean: np.ndarray, turn: Turn) -> tuple[np.ndarray, np.ndarray]:
+    """Norms and words of the mean, with their headers. Nobody else draws with this tensor's name."""
+    norms = np.zeros(own.layout.norms_numel, np.float32)
+    words = np.zeros(own.layout.words_numel, np.int32)
+    alone = turn._replace(rank=0, size=1)
+    kernels.block_norms(own.layout, own.split(mean), norms, alone)
+    kernels.encode(own.layout, own.split(mean), norms, words, alone)
+    return norms, words
+
+
+def _buffers(bucket: Bucket, own: _Share) -> tuple[np.ndarray, np.ndarray]:
+    """Memory for the mean and for what is gathered, kept for the next step."""
+    key = "two_phase buffers", own.norms.start, own.norms.stop
+    if key not in bucket.scratch:
+        numel = own.layout.norms_numel - NORMS_HEADER + own.layout.words_numel - WORDS_HEADER
+        bucket.scratch[key] = np.empty(own.numel, np.float32), np.empty(numel, np.int32)
+    return bucket.scratch[key]
+
+
+def _shares(bucket: Bucket, size: int) -> list[_Share]:
+    """Every rank's share, as equal in blocks as can be, in the order of the ranks."""
+    key = "two_phase shares", size
+    if key not in bucket.scratch:
+        layout = bucket.layout
+        total = layout.norms_numel - NORMS_HEADER
+        bucket.scratch[key] = [
+            _share(bucket, total * rank // size, total * (rank + 1) // size) for rank in range(size)
+        ]
+    return bucket.scratch[key]
+
+
+def _share(bucket: Bucket, begin: int, end: int) -> _Share:
+    """Blocks [begin, end) of the bucket."""
+    layout, members = bucket.layout, []
+    first_word = last_word = 0
+    before = 0
+    for index, member in enumerate(layout.members):
+        blocks = quantize.count_blocks(member.numel, layout.block_size)
+        low, high = max(begin, before) - before, min(end, before + blocks) - before
+        if low < high:
+            start, stop = low * layout.block_size, min(high * layout.block_size, member.numel)
+            offset = layout.words_offsets[index] - WORDS_HEADER
+            if not members:
+                first_word = offset + quantize.count_words(start, layout.block_size, member.bits)
+            last_word = offset + quantize.count_words(stop, layout.block_size, member.bits)
+            label = f"{bucket.labels[index]}.mean[{start}:]"
+            members.append(Member(tensor_id=tensor_id(label), numel=stop - start, dtype="float32", bits=member.bits))
+        before += blocks
+    # Drawn by one rank alone: it has nobody to correlate with, and rounding to nearest would not be unbiased.
+    own = Layout(
+        members=tuple(members),
+        block_size=layout.block_size,
+        rotated=False,
+        dither="independent",
+        levels=layout.levels,
+    )
+    return _Share(slice(begin, end), slice(first_word, last_word), own)
