@@ -151,10 +151,15 @@ class Bucket:
         return int(step)
 
     @property
+    def listed(self) -> str:
+        """The first few names, for messages."""
+        return _listed(self.names)
+
+    @property
     def disagreement(self) -> str:
         """What to say when the check fails."""
         return (
-            f"allreduce of {_listed(self.names)}: the ranks' settings or tensors differ (expected one common "
+            f"allreduce of {self.listed}: the ranks' settings or tensors differ (expected one common "
             "check value, got several); give every rank the same compression settings and the same shapes"
         )
 

@@ -107,7 +107,10 @@ class GlobalQSGD(Scheme):
         bucket.write_header(valid)
         turn = self._turn(bucket.step, world)
         kernels.block_norms(bucket.layout, bucket.tensors, bucket.norms, turn, bucket.residuals)
-        yield Max(bucket.norms)
+        if self.exchange == "ring":
+            yield Max(bucket.norms)
+        else:
+            yield from two_phase.agree_on_norms(bucket, world)
         turn = self._turn(bucket.read_header(), world)
         bucket.count_this_rank()
         kernels.encode(bucket.layout, bucket.tensors, bucket.norms, bucket.words, turn, bucket.residuals)

@@ -15,12 +15,13 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
+from hvd_gqsgd.errors import UnsupportedError
 from hvd_gqsgd.kernels.base import Kernels
 from hvd_gqsgd.kernels.layout import NORMS_HEADER, WORDS_HEADER, Layout, Member
 from hvd_gqsgd.maths import quantize
 from hvd_gqsgd.maths.dither import Turn
 from hvd_gqsgd.schemes.agreement import tensor_id
-from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Exchange, World
+from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Exchange, Max, World
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,29 @@ class _Share:
         """The members' own parts of ``numel`` elements."""
         ends = accumulate((member.numel for member in self.layout.members), initial=0)
         return [flat[start:end] for start, end in pairwise(ends)]
+
+
+def agree_on_norms(bucket: Bucket, world: World) -> Exchange:
+    """The Max of ``bucket.norms``, and with it a look whether all ranks are there.
+
+    Raises UnsupportedError, on all that are, where one has joined: Horovod does not run what comes next for it, and
+    brings the process down where it remembers having run it before.
+    """
+    if "headed" not in bucket.scratch or bucket.scratch["headed"].size != bucket.norms.size + world.size:
+        bucket.scratch["headed"] = np.empty(bucket.norms.size + world.size, np.float32)
+    headed = bucket.scratch["headed"]
+    norms, present = headed[: bucket.norms.size], headed[bucket.norms.size :]
+    norms[:] = bucket.norms
+    present[:] = 0
+    present[world.rank] = 1
+    yield Max(headed)
+    bucket.norms[:] = norms
+    if not present.all():
+        raise UnsupportedError(
+            f"allreduce of {bucket.listed} after hvd.join: expected all {world.size} ranks, got {int(present.sum())}; "
+            "exchanges in two phases need every rank: write compression=GlobalQSGD(exchange='ring'), or give all ranks "
+            "as many steps"
+        )
 
 
 def exchange(bucket: Bucket, kernels: Kernels, world: World, turn: Turn) -> Exchange:
@@ -117,7 +141,8 @@ def _shares(bucket: Bucket, size: int) -> list[_Share]:
 
 def _share(bucket: Bucket, begin: int, end: int) -> _Share:
     """Blocks [begin, end) of the bucket."""
-    layout, members = bucket.layout, []
+    layout = bucket.layout
+    members: list[Member] = []
     first_word = last_word = 0
     before = 0
     for index, member in enumerate(layout.members):
