@@ -4,8 +4,8 @@
     norms and words of the mean, share r     one AllGather
 
 An allreduce's bytes, 2 (n - 1) / n of the words; but a lane carries one code at a time and never a sum, so all of its
-levels are there whatever n is, and what a rank does to add up is its own affair. The price is a second rounding: with one
-norm m of the mean per block, at most the ranks' M, a variance of at most (m / L)^2 / 4 for n ranks together.
+levels are there whatever n is, and what a rank does to add up is its own affair. The price is a second rounding: with
+one norm m of the mean per block, at most the ranks' M, a variance of at most (m / L)^2 / 4 for n ranks together.
 """
 
 from __future__ import annotations
@@ -133,9 +133,7 @@ def _shares(bucket: Bucket, size: int) -> list[_Share]:
     if key not in bucket.scratch:
         layout = bucket.layout
         total = layout.norms_numel - NORMS_HEADER
-        bucket.scratch[key] = [
-            _share(bucket, total * rank // size, total * (rank + 1) // size) for rank in range(size)
-        ]
+        bucket.scratch[key] = [_share(bucket, total * rank // size, total * (rank + 1) // size) for rank in range(size)]
     return bucket.scratch[key]
 
 

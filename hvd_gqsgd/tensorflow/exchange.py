@@ -132,7 +132,8 @@ class Exchange:
         bucket.residuals = [Buffer(tf.convert_to_tensor(variable)) for variable in kept]
         for turn, collective in enumerate(self._scheme.collectives(bucket, self._kernels, self._world)):
             op = hvd.Max if isinstance(collective, Max) else hvd.Sum
-            collective.buffer.tensor = self._allreduce(collective.buffer.tensor, op, f"{number}.{turn}")
+            buffer: Any = collective.buffer
+            buffer.tensor = self._allreduce(buffer.tensor, op, f"{number}.{turn}")
         left = [variable.assign(b.tensor) for variable, b in zip(kept, bucket.residuals, strict=True)]
         with tf.control_dependencies(left):
             bucket.words.tensor = tf.identity(bucket.words.tensor)

@@ -75,7 +75,9 @@ class Plan:
         specs = _specs(call)
         settings = scheme.layout_settings()
         large = [spec for spec in specs if scheme.bits_of(spec.label, spec.shape) is not None]
-        buckets = cutting.cut([(spec.numel, spec.dtype.size) for spec in large], settings["block_size"], whole=not scheme.cuts_tensors)
+        buckets = cutting.cut(
+            [(spec.numel, spec.dtype.size) for spec in large], settings["block_size"], whole=not scheme.cuts_tensors
+        )
         loads = []
         for bucket in buckets:
             parts = tuple(Part(large[piece.tensor], piece.start, piece.numel) for piece in bucket)
