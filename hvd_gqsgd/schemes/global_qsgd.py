@@ -22,7 +22,7 @@ from hvd_gqsgd.kernels.base import Buffer, Kernels
 from hvd_gqsgd.maths import dither, levels, rotation
 from hvd_gqsgd.maths.dither import Turn
 from hvd_gqsgd.schemes import two_phase
-from hvd_gqsgd.schemes.base import Bucket, Exchange, Max, Scheme, Sum, World
+from hvd_gqsgd.schemes.base import Bucket, Exchange, Kind, Max, Scheme, Sum, World
 from hvd_gqsgd.schemes.measure import Measured, measure
 from hvd_gqsgd.schemes.rules import Rule, Widths, as_rules, width_of
 
@@ -94,6 +94,10 @@ class GlobalQSGD(Scheme):
     @property
     def on_host(self) -> bool:
         return self.exchange == "two_phase"
+
+    @property
+    def stages(self) -> Sequence[Sequence[Kind]]:
+        return two_phase.STAGES if self.on_host else ()
 
     def check_world(self, size: int) -> None:
         if self.exchange == "two_phase":

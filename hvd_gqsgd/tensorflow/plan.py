@@ -46,6 +46,11 @@ class Part:
     numel: int
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Its tensor's, if it is all of it."""
+        return self.spec.shape if self.numel == self.spec.numel else (self.numel,)
+
+    @property
     def label(self) -> str:
         return cutting.label_of(self.spec.label, self.start)
 

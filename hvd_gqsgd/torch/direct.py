@@ -68,12 +68,8 @@ class DirectExchange:
         return kept
 
     def _unnamed(self) -> str:
-        if self._call.name is not None or not self._scheme.keeps_residuals:
-            return ""
-        return (
-            "allreduce with error_feedback=True: expected a name, by which to know the tensor again, got none; write "
-            "hvd.allreduce(tensor, name='x', ...)"
-        )
+        named = self._call.name is not None or not self._scheme.remembers
+        return "" if named else f"allreduce {self._scheme.unnamed}"
 
     def finish(self, pending: Pending, scale: float) -> torch.Tensor:
         """The reduced tensor, in fresh memory."""
