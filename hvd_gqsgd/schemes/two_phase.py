@@ -23,7 +23,6 @@ from hvd_gqsgd.maths.dither import Turn
 from hvd_gqsgd.schemes.agreement import tensor_id
 from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Exchange, Kind, Max, World
 
-
 #: Of an exchange with its norms.
 STAGES: list[list[Kind]] = [[(Max, "float32")], [(AllToAll, "int32")], [(AllGather, "int32")]]
 

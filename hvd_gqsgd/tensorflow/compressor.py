@@ -8,21 +8,46 @@ from typing import Any
 import tensorflow as tf
 
 from hvd_gqsgd import schemes
+from hvd_gqsgd.schemes.base import Scheme
 from hvd_gqsgd.schemes.compressor import OnClassOrInstance
 from hvd_gqsgd.tensorflow.engine import Context, engine
 from hvd_gqsgd.tensorflow.state import CompressionState, state_of
 
 
+class _Compressor(Scheme):
+    """What Horovod and users ask of every compressor."""
+
+    @OnClassOrInstance
+    @tf.autograph.experimental.do_not_convert
+    def compress(self: Scheme, tensor: Any) -> tuple[Any, Context]:
+        """For Horovod: take ``tensor`` and return a one-element float32 tensor to reduce, with a context."""
+        return engine.compress(self, tensor)
+
+    @OnClassOrInstance
+    @tf.autograph.experimental.do_not_convert
+    def decompress(self: Scheme, tensor: Any, ctx: Context) -> Any:
+        """For Horovod: the reduced tensor, in the dtype and shape of what was compressed."""
+        return engine.decompress(tensor, ctx)
+
+    @OnClassOrInstance
+    def state(self: Scheme) -> CompressionState:
+        """What is remembered from step to step: tf.train.Checkpoint(compression=GlobalQSGD.state()).
+
+        Shared by equal settings. What is kept of tensors is each rank's own, so every rank writes a checkpoint of it.
+        """
+        return state_of(self)
+
+
 @dataclass(frozen=True, kw_only=True)
-class GlobalQSGD(schemes.GlobalQSGD):
+class GlobalQSGD(_Compressor, schemes.GlobalQSGD):
     """Global-QSGD for horovod.tensorflow: unbiased quantised gradients that Horovod's own allreduce sums.
 
         tape = hvd.DistributedGradientTape(tape, compression=GlobalQSGD)
         opt = hvd.DistributedOptimizer(opt, compression=GlobalQSGD(bits=4))
         mean = hvd.allreduce(tensor, name="x", compression=GlobalQSGD)
 
-    Settings (keyword only): bits=8, block_size=256, rotation="hadamard", dither="correlated", error_feedback=False,
-    min_numel=1024, seed=0, as in ``schemes.GlobalQSGD``.
+    Settings (keyword only): bits=8, exchange="ring", block_size=256, rotation="hadamard", dither="correlated",
+    error_feedback=False, min_numel=1024, seed=0, as in ``schemes.GlobalQSGD``.
 
     Raises SettingsError for an unknown setting or a value out of range. On every rank alike: SettingsError for a world
     too large for ``bits`` and DisagreementError where ranks differ in settings or tensors, in eager mode; a graph that
@@ -32,23 +57,3 @@ class GlobalQSGD(schemes.GlobalQSGD):
 
     Source: Global-QSGD, arXiv 2305.18627, section 4, with one norm per block instead of one per bucket.
     """
-
-    @OnClassOrInstance
-    @tf.autograph.experimental.do_not_convert
-    def compress(self: GlobalQSGD, tensor: Any) -> tuple[Any, Context]:
-        """For Horovod: take ``tensor`` and return a one-element float32 tensor to reduce, with a context."""
-        return engine.compress(self, tensor)
-
-    @OnClassOrInstance
-    @tf.autograph.experimental.do_not_convert
-    def decompress(self: GlobalQSGD, tensor: Any, ctx: Context) -> Any:
-        """For Horovod: the reduced tensor, in the dtype and shape of what was compressed."""
-        return engine.decompress(tensor, ctx)
-
-    @OnClassOrInstance
-    def state(self: GlobalQSGD) -> CompressionState:
-        """What is remembered from step to step: tf.train.Checkpoint(compression=GlobalQSGD.state()).
-
-        Shared by equal settings. With error feedback it is each rank's own, so every rank writes a checkpoint of it.
-        """
-        return state_of(self)

@@ -102,7 +102,7 @@ class HostExchange(Exchange):
             values = hvd.allreduce(values, op=hvd.Max if collective is Max else hvd.Sum, **who)
         return tf.reshape(tf.bitcast(values, tf.uint8), [-1])
 
-    def _publish(self, step: Any, *measured: np.ndarray) -> np.ndarray:
+    def _publish(self, step: Any, *measured: np.ndarray) -> Any:
         *numbers, sent_bytes, dense_bytes = np.sum(measured, axis=0).tolist()
         squared_error, squared_mean, blocks, nonfinite = numbers
         report = telemetry.StepReport.of(
@@ -122,6 +122,7 @@ class _Run:
     def __init__(self, scheme: Scheme, load: Load, check: int, memories: list[Memory]) -> None:
         self._scheme = scheme
         self._memories = memories
+        self._asked: Collective | None = None
         self._dense_bytes = sum(part.spec.dtype.size * part.numel for part in load.parts)
         self._kernels = kernels.select(threads=_THREADS)
         layout = _single_or_double(load.layout)
