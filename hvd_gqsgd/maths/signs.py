@@ -1,16 +1,16 @@
 """Signs as bits, and the operator that merges them without bias: Marsit's, arXiv 2204.06787.
 
-Bit 1 is x >= 0, so -0 is positive and NaN is not. Element k * 16 + j of a tile of 512 is bit k of word j of 16: words that
-follow each other take elements that do, which is what vector units want. A last tile of r elements has
+Bit 1 is x >= 0, so -0 is positive and NaN is not. Element k * 16 + j of a tile of 512 is bit k of word j of 16: words
+that follow each other take elements that do, which is what vector units want. A last tile of r elements has
 w = ceil(r / 32) words, and element k * w + j is bit k of word j; bits past the end are 0.
 
 A worker with sign v* meets what m - 1 others came to, v, and hands on
 
     v (.) v* = (v & v*) | ((v ^ v*) & r),   P(r = 1) = (m - 1) / m where v* = 0, 1 / m where v* = 1
 
-which is v* with probability 1 / m and v otherwise: after n workers each of them has decided with probability 1 / n, and
-P(bit = 1) is the share of ones. Two aggregates, of a and of b workers, merge with b / (a + b) in place of 1 / m (our own
-derivation; the paper's is b = 1), so any order and any tree of merges has this law.
+which is v* with probability 1 / m and v otherwise: after n workers each of them has decided with probability 1 / n,
+and P(bit = 1) is the share of ones. Two aggregates, of a and of b workers, merge with b / (a + b) in place of 1 / m
+(our own derivation; the paper's is b = 1), so any order and any tree of merges has this law.
 
 Random bits are a pure function of (seed, step, tensor, m, word, bit), by the hash of maths.dither.
 """
@@ -65,8 +65,8 @@ def _bits(words: np.ndarray) -> np.ndarray:
 def bernoulli(key: int, index: np.ndarray, part: int, whole: int) -> np.ndarray:
     """Words whose bits are 1 with probability part / whole, to 2^-32; index: uint32 (words,), their numbers.
 
-    A bit is U < p for a U whose binary digit number d is a bit of the hash of the word with key (k0, k1) number d. It is
-    decided at the first digit where U and p differ, so most are after a few.
+    A bit is U < p for a U whose binary digit number d is a bit of the word's hash with key number d. It is decided at
+    the first digit where U and p differ, so most are after a few.
     """
     threshold = (part << DIGITS) // whole
     ones, open_ = np.zeros_like(index), np.full_like(index, 0xFFFFFFFF)
@@ -107,7 +107,7 @@ def merge_key(seed: int, step: int, tensor_id: int, hop: int) -> int:
 
 
 def merge_rows(rows: np.ndarray, seed: int, step: int, tensor_id: int, first_word: int) -> np.ndarray:
-    """One aggregate of the rows (n, words), uint32, merged one after the other; first_word: its number in the tensor."""
+    """One aggregate of the rows (n, words), uint32, in their order; first_word: number of the first in the tensor."""
     index = np.arange(first_word, first_word + rows.shape[1], dtype=np.uint64).astype(np.uint32)
     merged = rows[0].copy()
     for hop, row in enumerate(rows[1:], start=2):

@@ -56,9 +56,9 @@ class Marsit(Scheme):
     """Settings of Marsit.
 
     sync_every: every so many steps, beginning with the first, gradients are averaged in full precision and the
-        compensation starts again at zero; None for the first step alone. (31 + sync_every) / sync_every bits an element.
-    lr: size of a one-bit step of every element, in units of the gradient; None for one size per tensor, that of the mean
-        element of the tensor's last full-precision average times ``RELATIVE_STEP``.
+        compensation starts again at zero; None for the first step alone. An element takes (31 + K) / K bits.
+    lr: size of a one-bit step of every element, in units of the gradient; None for one size per tensor: the mean
+        magnitude of its last full-precision average times ``RELATIVE_STEP``.
     min_numel: tensors with fewer elements are sent as Horovod would send them.
     seed: of the merges, which are functions of (seed, step, tensor, hop).
 
@@ -128,7 +128,8 @@ class Marsit(Scheme):
                 raise DisagreementError(misfit) from error
             raise
         in_full = step == 0 if self.sync_every is None else step % self.sync_every == 0
-        averaged, voted = [], []
+        averaged: list[int] = []
+        voted: list[int] = []
         # One that is not finite on some rank is NaN on all, and nothing is remembered of it.
         for index in _finite(bucket):
             (averaged if in_full or np.isinf(sizes[index]) else voted).append(index)
@@ -212,8 +213,15 @@ class Marsit(Scheme):
             low, high = max(start, own.start), min(end, own.stop)
             if low < high:
                 here = slice(low - own.start, high - own.start)
-                label = bucket.layout.members[index].tensor_id
-                kernels.merge(rows[:, here], merged[here], self.seed, step, label, low - start)
+                own_id = bucket.layout.members[index].tensor_id
+                kernels.merge(
+                    rows[:, here],
+                    merged[here],
+                    seed=self.seed,
+                    step=step,
+                    tensor_id=own_id,
+                    first_word=low - start,
+                )
         merged = yield AllGather(merged)
         for index, part in _parts(merged, members, lengths):
             size, memory = float(sizes[index]), bucket.memory[index]
