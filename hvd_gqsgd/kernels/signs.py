@@ -39,7 +39,7 @@ class SignKernels(ABC):
 
     @abstractmethod
     def merge(
-        self, rows: np.ndarray, merged: np.ndarray, seed: int, step: int, tensor_id: int, first_word: int
+        self, rows: np.ndarray, merged: np.ndarray, *, seed: int, step: int, tensor_id: int, first_word: int
     ) -> None:
         """merged = signs.merge_rows(rows); rows: int32 (n, words), whose words follow each other; merged: (words,)."""
 
@@ -59,7 +59,7 @@ class ReferenceSigns(SignKernels):
         words[...] = signs.pack(floats.to_float32(x) + compensation).view(np.int32)
 
     def merge(
-        self, rows: np.ndarray, merged: np.ndarray, seed: int, step: int, tensor_id: int, first_word: int
+        self, rows: np.ndarray, merged: np.ndarray, *, seed: int, step: int, tensor_id: int, first_word: int
     ) -> None:
         merged[...] = signs.merge_rows(rows.view(np.uint32), seed, step, tensor_id, first_word).view(np.int32)
 
