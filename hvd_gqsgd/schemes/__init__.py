@@ -6,12 +6,14 @@ compressor    Horovod takes a class or an instance
 cutting       how tensors are cut into buckets
 agreement     what ranks tell each other to find out why they differ
 global_qsgd   Global-QSGD with standard dithering
+marsit        Marsit: one bit per element, with global compensation
 measure       what a finished exchange shows of its error
 rules         a width for each tensor, by name and shape
 """
 
 from hvd_gqsgd.schemes.base import Bucket, Max, Scheme, Sum, World
 from hvd_gqsgd.schemes.global_qsgd import GlobalQSGD
+from hvd_gqsgd.schemes.marsit import Marsit
 from hvd_gqsgd.schemes.rules import Rule
 
-__all__ = ["Bucket", "GlobalQSGD", "Max", "Rule", "Scheme", "Sum", "World"]
+__all__ = ["Bucket", "GlobalQSGD", "Marsit", "Max", "Rule", "Scheme", "Sum", "World"]
