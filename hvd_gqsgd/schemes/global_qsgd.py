@@ -13,28 +13,25 @@ exchange="two_phase" adds the codes up where no lane limits them (two_phase): L 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hvd_gqsgd.kernels.base import Buffer, Kernels
-from hvd_gqsgd.maths import dither, levels, rotation
+from hvd_gqsgd.maths import levels
 from hvd_gqsgd.maths.dither import Turn
 from hvd_gqsgd.schemes import two_phase
-from hvd_gqsgd.schemes.base import Bucket, Exchange, Kind, Max, Scheme, Sum, World
+from hvd_gqsgd.schemes.base import Bucket, Exchange, Kind, Max, Sum, World
+from hvd_gqsgd.schemes.blocks import BlockScheme
 from hvd_gqsgd.schemes.measure import Measured, measure
 from hvd_gqsgd.schemes.rules import Rule, Widths, as_rules, width_of
 
-MAX_BLOCK_SIZE = 1 << 24
-ROTATIONS = ("hadamard", None)
-DITHERS = (*dither.KINDS, None)
 EXCHANGES = ("ring", "two_phase")
 DEFAULT_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalQSGD(Scheme):
+class GlobalQSGD(BlockScheme):
     """Settings of Global-QSGD.
 
     bits: width of an element on the wire, 2 to 16, or rules that give each tensor its own (``schemes.rules``). Headroom
@@ -67,29 +64,14 @@ class GlobalQSGD(Scheme):
         else:
             self._require_integer("bits", levels.MIN_BITS, levels.MAX_BITS)
         self._require_one_of("exchange", EXCHANGES)
-        self._require_one_of("rotation", ROTATIONS)
-        self._require_one_of("dither", DITHERS)
-        self._require_one_of("error_feedback", (False, True))
-        if self.dither is None:
-            object.__setattr__(self, "dither", "nearest" if self.error_feedback else "correlated")
-        staged = self.rotation is not None or self.error_feedback
-        self._require_integer("block_size", 1, rotation.MAX_BLOCK_SIZE if staged else MAX_BLOCK_SIZE)
-        self._require_integer("min_numel", 0, (1 << 63) - 1)
-        self._require_integer("seed", 0, (1 << 64) - 1)
+        self._check_blocks()
 
     @property
     def _rules(self) -> tuple[Rule | int, ...]:
         return (self.bits,) if isinstance(self.bits, int) else self.bits  # type: ignore[return-value]
 
-    @property
-    def keeps_residuals(self) -> bool:
-        return self.error_feedback
-
     def bits_of(self, name: str, shape: Sequence[int]) -> int | None:
-        return None if math.prod(shape) < max(1, self.min_numel) else width_of(self._rules, name, shape)
-
-    def layout_settings(self) -> dict[str, Any]:
-        return {"block_size": self.block_size, "rotated": self.rotation is not None, "dither": self.dither}
+        return None if self._too_small(shape) else width_of(self._rules, name, shape)
 
     @property
     def on_host(self) -> bool:
