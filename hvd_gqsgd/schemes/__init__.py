@@ -6,12 +6,16 @@ compressor    Horovod takes a class or an instance
 cutting       how tensors are cut into buckets
 agreement     what ranks tell each other to find out why they differ
 global_qsgd   Global-QSGD with standard dithering
+gradiveq      GradiVeQ: kernels of convolutions as coefficients of their principal components
+subspaces     what GradiVeQ remembers of each tensor, and how ranks agree on it
+inner         a bucket inside a bucket, for a scheme that hands over to another
 measure       what a finished exchange shows of its error
 rules         a width for each tensor, by name and shape
 """
 
 from hvd_gqsgd.schemes.base import Bucket, Max, Scheme, Sum, World
 from hvd_gqsgd.schemes.global_qsgd import GlobalQSGD
+from hvd_gqsgd.schemes.gradiveq import GradiVeQ
 from hvd_gqsgd.schemes.rules import Rule
 
-__all__ = ["Bucket", "GlobalQSGD", "Max", "Rule", "Scheme", "Sum", "World"]
+__all__ = ["Bucket", "GlobalQSGD", "GradiVeQ", "Max", "Rule", "Scheme", "Sum", "World"]

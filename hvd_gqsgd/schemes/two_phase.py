@@ -109,9 +109,7 @@ def _shares(bucket: Bucket, size: int) -> list[_Share]:
     if key not in bucket.scratch:
         layout = bucket.layout
         total = layout.norms_numel - NORMS_HEADER
-        bucket.scratch[key] = [
-            _share(bucket, total * rank // size, total * (rank + 1) // size) for rank in range(size)
-        ]
+        bucket.scratch[key] = [_share(bucket, total * rank // size, total * (rank + 1) // size) for rank in range(size)]
     return bucket.scratch[key]
 
 
