@@ -49,7 +49,7 @@ class Member:
 class Layout:
     """How a bucket's members are written, and the offsets of each.
 
-    rotated: whether blocks are rotated. dither: one of maths.dither.KINDS. levels: "uniform" or "exponential".
+    rotated: whether blocks are rotated. dither: one of maths.dither.KINDS. levels: one of maths.quantize.LEVELS.
     """
 
     members: tuple[Member, ...]

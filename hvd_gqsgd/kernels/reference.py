@@ -58,6 +58,7 @@ class ReferenceKernels(Kernels):
                 bits=member.bits,
                 levels=count_levels(member.bits, turn.summed),
                 dither=dither.dither_of(layout.dither, turn, member.tensor_id),
+                spacing=layout.levels,
                 rotation_key=_rotation_key(layout, index, turn),
                 residual=None if residual is None else self._as_array(residual),
             )
@@ -76,6 +77,7 @@ class ReferenceKernels(Kernels):
                 levels=count_levels(member.bits, turn.summed),
                 factor=factor,
                 dtype=member.dtype,
+                spacing=layout.levels,
                 rotation_key=_rotation_key(layout, index, turn),
             )
 

@@ -6,6 +6,9 @@ a float64 beyond float32's range counts as infinite.
 
 With a ``rotation_key``, blocks are rotated (rotation.py) before their norms are taken and before they are encoded, and
 rotated back after they are decoded. With a ``residual``, error feedback, it is added to the gradient first.
+
+Codes are multiples of a level, as below, or stand for powers of two (exponential.py): only what a code is and what it
+stands for differ.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hvd_gqsgd.maths import floats, lanes, rotation
+from hvd_gqsgd.maths import exponential, floats, lanes, rotation
 from hvd_gqsgd.maths.dither import DITHER_BITS, ONE, Dither, dither_planes
 
 # Rounds the scale up past its own rounding errors, so that |x| = M always meets the last level exactly.
@@ -26,6 +29,9 @@ TINY_SCALE = np.float32(2.0**64)
 # Units that decode rounds to float32: S * unit, |S| <= 2^15, is then a normal number or zero.
 SMALLEST_UNIT = 2.0**-126
 LARGEST_UNIT = 2.0**111
+
+#: How a block's levels are spaced.
+LEVELS = ("uniform", "exponential")
 
 
 class Rows(NamedTuple):
@@ -67,7 +73,7 @@ def block_norms(
     Returns float32 (blocks,). NaN becomes +inf *before* the ranks' maxima are taken, because what MPI's maximum does
     with NaN is undefined.
     """
-    x = _with_residual(floats.to_float32(x), residual)
+    x = with_residual(floats.to_float32(x), residual)
     norms = np.empty(count_blocks(x.size, block_size), dtype=np.float32)
     for part in rows_of(x.size, block_size, 16):
         rows = x[part.elements].reshape(part.blocks, part.numel)
@@ -89,16 +95,19 @@ def encode(
     bits: int,
     levels: int,
     dither: Dither,
+    spacing: str = "uniform",
     rotation_key: int | None = None,
     residual: np.ndarray | None = None,
 ) -> np.ndarray:
     """Words whose codes are q = clamp(floor(x * L / M + u), -L, L), u from the dither: E[q] = x * L / M.
 
+    With ``spacing`` "exponential" they are those of ``exponential.codes``, with as many ``levels``.
+
     x: (numel,) as in ``block_norms``; norms: float32 (blocks,), the *agreed* M; returns int32 (words,).
     The expectation holds to 2^-16 of a level, the grain of the dither. Blocks with M = 0 or M = inf send zeros.
-    residual: replaced by what was to be sent and was not, x + residual - q * M / L; left alone where M = inf.
+    residual: replaced by what was to be sent and was not, x + residual - decoded; left alone where M = inf.
     """
-    x = _with_residual(floats.to_float32(x), residual)
+    x = with_residual(floats.to_float32(x), residual)
     words = np.zeros(count_words(x.size, block_size, bits), dtype=np.int32)
     for part in rows_of(x.size, block_size, bits):
         rows = x[part.elements].reshape(part.blocks, part.numel)
@@ -107,13 +116,13 @@ def encode(
         rows = np.where(usable[:, None], rows, np.float32(0)) * lift[:, None]
         if rotation_key is not None:
             rows = rotation.rotate(rows, part.first_block, block_size, rotation_key)
-        codes = _codes(rows, np.where(usable, own * lift, np.float32(1)), levels, dither, part.first_word, bits)
+        lifted, noise = np.where(usable, own * lift, np.float32(1)), _noise(rows.shape, dither, part.first_word, bits)
+        codes = (exponential.codes if spacing == "exponential" else _codes)(rows, lifted, levels, noise)
         packed = lanes.pack(np.where(usable[:, None], codes, 0), bits)
         words[part.first_word : part.first_word + packed.size] = packed.reshape(-1)
         if residual is not None:
-            rest = rows * (np.float32(1) / lift)[:, None] - _times(codes, _unit(own, 1 / levels, True)).astype(
-                np.float32
-            )
+            sent = _values(codes, own, 1.0, levels, spacing, True).astype(np.float32)
+            rest = rows * (np.float32(1) / lift)[:, None] - sent
             if rotation_key is not None:
                 rest = rotation.unrotate(rest, part.first_block, block_size, rotation_key)
             before = residual[part.elements].reshape(part.blocks, part.numel)
@@ -122,16 +131,20 @@ def encode(
     return words
 
 
-def _codes(rows: np.ndarray, norms: np.ndarray, levels: int, noise: Dither, first_word: int, bits: int) -> np.ndarray:
+def _codes(rows: np.ndarray, norms: np.ndarray, levels: int, noise: np.ndarray) -> np.ndarray:
     scale = (np.float32(ONE * levels) / norms) * ROUND_UP
     limit = np.float32(ONE * levels)
     with np.errstate(invalid="ignore", over="ignore"):
         fixed = np.clip(rows * scale[:, None], -limit, limit).astype(np.int32)
-    count, numel = rows.shape
+    return (fixed + noise) >> DITHER_BITS
+
+
+def _noise(shape: tuple[int, ...], dither: Dither, first_word: int, bits: int) -> np.ndarray:
+    """The dither of blocks (count, m) whose words begin with number ``first_word``."""
+    count, numel = shape
     k, w = lanes.lanes_per_word(bits), lanes.words_for(numel, bits)
     index = np.arange(first_word, first_word + count * w, dtype=np.uint64).astype(np.uint32).reshape(count, w)
-    planes = dither_planes(noise, index, k).reshape(count, k * w)
-    return (fixed + planes[:, :numel]) >> DITHER_BITS
+    return dither_planes(dither, index, k).reshape(count, k * w)[:, :numel]
 
 
 def decode(
@@ -144,9 +157,12 @@ def decode(
     levels: int,
     factor: float,
     dtype: str,
+    spacing: str = "uniform",
     rotation_key: int | None = None,
 ) -> np.ndarray:
     """x_hat = S * unit with unit = M * (factor / L), S the lane sums of ``words``; factor = 1/n gives the mean over n.
+
+    With ``spacing`` "exponential", S = +-2^(m - s) and unit = M * factor.
 
     words: int32 (words,), already summed; norms: float32 (blocks,); returns (numel,) of ``dtype``, bfloat16 as uint16.
     M = inf gives NaN for the whole block, M = 0 gives zeros.
@@ -162,7 +178,7 @@ def decode(
         packed = words[part.first_word : part.first_word + part.blocks * lanes.words_for(part.numel, bits)]
         sums = lanes.unpack(packed.reshape(part.blocks, -1), part.numel, bits)
         own = norms[part.first_block : part.first_block + part.blocks]
-        rows = _times(sums, _unit(own, float(factor) / float(levels), rotated or dtype != "float64"))
+        rows = _values(sums, own, float(factor), levels, spacing, rotated or dtype != "float64")
         if rotation_key is not None:
             with np.errstate(over="ignore", invalid="ignore"):
                 single = np.where(np.isinf(own)[:, None], 0, rows).astype(np.float32)
@@ -172,9 +188,12 @@ def decode(
     return floats.from_float64(values, dtype)
 
 
-def _times(sums: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    # A float64 holds 16 bits times 24 exactly: what rounds it to float32 makes the product that float32 would give.
-    return sums.astype(np.float64) * unit[:, None]
+def _values(codes: np.ndarray, norms: np.ndarray, factor: float, levels: int, spacing: str, single: bool) -> np.ndarray:
+    # A float64 holds 16 bits, or a power of two, times 24 bits exactly: what rounds it to float32 makes the product
+    # that float32 would give.
+    if spacing == "exponential":
+        return exponential.powers(codes, levels) * _unit(norms, factor, single)[:, None]
+    return codes.astype(np.float64) * _unit(norms, factor / float(levels), single)[:, None]
 
 
 def _unit(norms: np.ndarray, factor: float, single: bool) -> np.ndarray:
@@ -187,7 +206,8 @@ def _unit(norms: np.ndarray, factor: float, single: bool) -> np.ndarray:
     return unit
 
 
-def _with_residual(x: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
+def with_residual(x: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
+    """float32 x with what was left over of it, if anything."""
     if residual is None:
         return x
     with np.errstate(over="ignore", invalid="ignore"):

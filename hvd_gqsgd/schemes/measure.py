@@ -2,17 +2,19 @@
 
 A code is off by a variance of f (1 - f) levels, f its fraction between two levels; over all fractions that is 1/6, and
 1/12 for rounding to nearest. The mean of n codes has 1/n of it, and half of that where dithers are drawn together
-(dither.place_among); an odd n keeps 1 / 2n more.
+(dither.place_among); an odd n keeps 1 / 2n more. Exponential levels differ in size by what they encode, which norms do
+not tell: the error is NaN.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from hvd_gqsgd.kernels.layout import WORDS_HEADER, Layout
-from hvd_gqsgd.maths import lanes, rotation
+from hvd_gqsgd.maths import exponential, lanes, rotation
 from hvd_gqsgd.maths.levels import count_levels
 
 #: Blocks of each tensor that are looked at for the size of the mean.
@@ -31,7 +33,8 @@ def variance_of_mean(kind: str, n: int) -> float:
 
 
 class Measured(NamedTuple):
-    """What a finished bucket shows. squared_error, squared_mean: estimates over all members, of the mean itself.
+    """What a finished bucket shows. squared_error, squared_mean: estimates over all members, of the mean itself; NaN
+    where levels do not tell the error.
 
     numel, word_bits: elements, and bits of the words that carried them; both 0 where that is not known.
     """
@@ -70,15 +73,18 @@ def measure(layout: Layout, norms: np.ndarray, words: np.ndarray, n: int, contri
         width = lanes.words_for(numel, member.bits)
         every = -(-whole // SAMPLED_BLOCKS)
         packed = words[layout.words_of(index)][: whole * width].reshape(whole, width)[::every]
-        level = own[:whole:every].astype(np.float64) / count_levels(member.bits, n)
+        levels = count_levels(member.bits, n)
+        level = own[:whole:every].astype(np.float64) / levels
         finite = np.isfinite(level)
-        sums = lanes.unpack(np.ascontiguousarray(packed), numel, member.bits)[finite].astype(np.float64)
+        sums = lanes.unpack(np.ascontiguousarray(packed), numel, member.bits)[finite]
         level = level[finite, None]
         if not level.size:
             continue
         factor = rotation.squared_factor(numel) if layout.rotated else 1
         share = factor * member.numel / (level.size * numel)
         error += share * float(np.sum(level**2)) * numel * variance_of_mean(layout.dither, max(1, contributors))
+        if layout.levels == "exponential":
+            sums, error = exponential.powers(sums, levels) * levels, math.nan
         mean += share * float(np.sum((sums / max(1, contributors) * level) ** 2))
     numel, words_numel = sum(member.numel for member in layout.members), layout.words_numel - WORDS_HEADER
     return Measured(error, mean, blocks, nonfinite, numel, 32 * words_numel)
