@@ -28,7 +28,7 @@ from hvd_gqsgd.maths.bit_rule import Budget, Menu, State, Target, Width
 from hvd_gqsgd.maths.dither import Turn
 from hvd_gqsgd.maths.lanes import lanes_per_word
 from hvd_gqsgd.maths.levels import max_lane_sum
-from hvd_gqsgd.schemes.base import CHECK_RANGE, Bucket, Exchange, Max, Sum, World
+from hvd_gqsgd.schemes.base import CHECK_RANGE, Bucket, Exchange, Kind, Max, Sum, World
 from hvd_gqsgd.schemes.blocks import BlockScheme
 from hvd_gqsgd.schemes.measure import Measured, measure
 
@@ -100,6 +100,10 @@ class DQSGD(BlockScheme):
     @property
     def on_host(self) -> bool:
         return True
+
+    @property
+    def stages(self) -> Sequence[Sequence[Kind]]:
+        return [[(Max, "float32")], [(Sum, "int32")]]
 
     def bits_of(self, name: str, shape: Sequence[int]) -> int | None:
         return None if self._too_small(shape) else WIDTHS[-1]

@@ -129,7 +129,10 @@ class GlobalQSGD(BlockScheme):
 
     @property
     def stages(self) -> Sequence[Sequence[Kind]]:
-        return two_phase.STAGES if self.on_host else ()
+        if not self.on_host:
+            return ()
+        first, *rest = two_phase.STAGES
+        return [first, *global_norm.stages(self.norm), *rest]
 
     def check_world(self, size: int) -> None:
         if self.exchange == "two_phase":

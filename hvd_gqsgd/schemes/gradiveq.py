@@ -22,7 +22,7 @@ from hvd_gqsgd.kernels.base import Buffer, Kernels
 from hvd_gqsgd.maths import floats, principal
 from hvd_gqsgd.schemes import subspaces
 from hvd_gqsgd.schemes.agreement import tensor_id
-from hvd_gqsgd.schemes.base import Bucket, Exchange, Scheme, World
+from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Exchange, Kind, Max, Scheme, Sum, World
 from hvd_gqsgd.schemes.global_qsgd import GlobalQSGD
 from hvd_gqsgd.schemes.inner import Part, inner_bucket, mean_by, mean_in_full
 from hvd_gqsgd.schemes.measure import NOTHING, Measured
@@ -79,7 +79,7 @@ class GradiVeQ(Scheme):
     loss: part of the samples' variance that need not be kept; fewer coefficients are sent where that allows it.
     slice_numel: elements of a slice, about (maths.principal.slice_length). Longer ones lose less at the same ratio and
         take more memory and time.
-    warm_up, sample, compress: lengths of the phases, in steps; the last two alternate.
+    warm_up_steps, sample_steps, compress_steps: lengths of the phases, in steps; the last two alternate.
     samples: slices of a tensor that are kept, about, at least one a step; a basis has fewer columns than that.
     refresh: sample anew as soon as every rank loses more than this part of its own gradient; None never does.
     """
@@ -89,9 +89,9 @@ class GradiVeQ(Scheme):
     ratio: int = 8
     loss: float = 0.01
     slice_numel: int = 2048
-    warm_up: int = 200
-    sample: int = 100
-    compress: int = 400
+    warm_up_steps: int = 200
+    sample_steps: int = 100
+    compress_steps: int = 400
     samples: int = 512
     refresh: float | None = 0.5
 
@@ -104,14 +104,30 @@ class GradiVeQ(Scheme):
         self._require_integer("ratio", 1, 1 << 16)
         self._require_part("loss", optional=False)
         self._require_integer("slice_numel", 16, 1 << 20)
-        self._require_integer("warm_up", 0, _MOST_STEPS)
-        self._require_integer("sample", 2, _MOST_STEPS)
-        self._require_integer("compress", 1, _MOST_STEPS)
+        self._require_integer("warm_up_steps", 0, _MOST_STEPS)
+        self._require_integer("sample_steps", 2, _MOST_STEPS)
+        self._require_integer("compress_steps", 1, _MOST_STEPS)
         self._require_integer("samples", 2, 1 << 16)
         self._require_part("refresh", optional=True)
 
     @property
     def on_host(self) -> bool:
+        return True
+
+    @property
+    def stages(self) -> Sequence[Sequence[Kind]]:
+        first: list[Kind] = [(Max, "float32")]
+        inner = [scheme for scheme in dict.fromkeys((self.then, self.sampling)) if scheme is not None]
+        two_phases = any(scheme.on_host for scheme in inner)
+        later: list[Kind] = [(None, ""), *first, (Sum, "float32"), (Sum, "int32")]
+        if two_phases:
+            later += [(AllToAll, "int32"), (AllGather, "int32")]
+        # A basis that is taken over, one exchange in full, and those of the inner schemes.
+        most = 1 + (self.then is None) + (3 if two_phases else 2) * len(inner)
+        return [first, *[later] * most]
+
+    @property
+    def remembers(self) -> bool:
         return True
 
     @property
@@ -145,10 +161,10 @@ class GradiVeQ(Scheme):
         total = math.prod(shape)
         numel = principal.slice_length(filters, depth, total // (filters * depth), self.slice_numel)
         count = total // numel
-        sampled = min(count, max(1, self.samples // self.sample))
-        most = min(numel // self.ratio, self.sample * sampled - 1)
-        bits = self.compress * count * most * full + self.sample * total * sampled_bits
-        if not most or bits >= (self.compress + self.sample) * total * full:
+        sampled = min(count, max(1, self.samples // self.sample_steps))
+        most = min(numel // self.ratio, self.sample_steps * sampled - 1)
+        bits = self.compress_steps * count * most * full + self.sample_steps * total * sampled_bits
+        if not most or bits >= (self.compress_steps + self.sample_steps) * total * full:
             return None
         return Slicing(tuple(shape), self.filters, numel, count, sampled, most)
 
@@ -206,7 +222,7 @@ class GradiVeQ(Scheme):
         if key not in bucket.scratch:
             cut = [self.slicing_of(name, shape) for name, shape in zip(bucket.labels, bucket.shapes, strict=True)]
             bucket.scratch[key] = {i: slicing for i, slicing in enumerate(cut) if slicing is not None}
-        schedule = Schedule(self.warm_up, self.sample, self.compress, self.loss, self.refresh)
+        schedule = Schedule(self.warm_up_steps, self.sample_steps, self.compress_steps, self.loss, self.refresh)
         return {i: Subspace(bucket.memory[i], cut, schedule) for i, cut in bucket.scratch[key].items()}
 
     def _require_scheme(self, name: str, optional: bool) -> None:

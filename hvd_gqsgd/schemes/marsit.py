@@ -30,7 +30,8 @@ from hvd_gqsgd.kernels.base import Buffer, Kernels
 from hvd_gqsgd.kernels.signs import SignKernels
 from hvd_gqsgd.maths import floats, signs
 from hvd_gqsgd.maths.dither import Turn
-from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Exchange, Max, Scheme, Sum, World
+from hvd_gqsgd.schemes import presence
+from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Exchange, Kind, Max, Scheme, Sum, World
 from hvd_gqsgd.schemes.measure import Measured
 
 #: Elements that share a norm, which here says no more than whether they are finite.
@@ -94,6 +95,15 @@ class Marsit(Scheme):
         return True
 
     @property
+    def stages(self) -> Sequence[Sequence[Kind]]:
+        nothing, average, signs_of, merged = (None, ""), (Sum, "float32"), (AllToAll, "int32"), (AllGather, "int32")
+        return [[(Max, "float32")], [average, signs_of, nothing], [signs_of, merged, nothing], [merged, nothing]]
+
+    @property
+    def remembers(self) -> bool:
+        return True
+
+    @property
     def cuts_tensors(self) -> bool:
         """No: the compensation and the size of a step belong to a tensor, wherever buckets end."""
         return False
@@ -118,9 +128,8 @@ class Marsit(Scheme):
         kernels.block_norms(layout, bucket.tensors, bucket.norms, Turn(self.seed, bucket.step, 0, 1))
         # The largest size of a step counts: restored from different steps, ranks might have several. Whoever has none
         # says infinity, and then all average this tensor.
-        agreed = np.concatenate([bucket.norms, [self._size(memory) for memory in bucket.memory]], dtype=np.float32)
-        yield Max(agreed)
-        bucket.norms[...], sizes = agreed[: layout.norms_numel], agreed[layout.norms_numel :]
+        sizes = np.array([self._size(memory) for memory in bucket.memory], dtype=np.float32)
+        present = yield from presence.largest([bucket.norms, sizes], world)
         try:
             step = bucket.read_header()
         except DisagreementError as error:
@@ -137,6 +146,7 @@ class Marsit(Scheme):
         if averaged:
             yield from self._average(bucket, averaged, outcome)
         if voted:
+            presence.require_all(bucket, world, present)
             yield from self._vote(bucket, voted, sizes, sign_kernels.beside(kernels), world, step, outcome)
 
     def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:

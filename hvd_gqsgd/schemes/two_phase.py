@@ -15,11 +15,11 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from hvd_gqsgd.errors import UnsupportedError
 from hvd_gqsgd.kernels.base import Kernels
 from hvd_gqsgd.kernels.layout import NORMS_HEADER, WORDS_HEADER, Layout, Member
 from hvd_gqsgd.maths import quantize
 from hvd_gqsgd.maths.dither import Turn
+from hvd_gqsgd.schemes import presence
 from hvd_gqsgd.schemes.agreement import tensor_id
 from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Exchange, Kind, Max, World
 
@@ -50,26 +50,9 @@ class _Share:
 
 
 def agree_on_norms(bucket: Bucket, world: World) -> Exchange:
-    """The Max of ``bucket.norms``, and with it a look whether all ranks are there.
-
-    Raises UnsupportedError, on all that are, where one has joined: Horovod does not run what comes next for it, and
-    brings the process down where it remembers having run it before.
-    """
-    if "headed" not in bucket.scratch or bucket.scratch["headed"].size != bucket.norms.size + world.size:
-        bucket.scratch["headed"] = np.empty(bucket.norms.size + world.size, np.float32)
-    headed = bucket.scratch["headed"]
-    norms, present = headed[: bucket.norms.size], headed[bucket.norms.size :]
-    norms[:] = bucket.norms
-    present[:] = 0
-    present[world.rank] = 1
-    yield Max(headed)
-    bucket.norms[:] = norms
-    if not present.all():
-        raise UnsupportedError(
-            f"allreduce of {bucket.listed} after hvd.join: expected all {world.size} ranks, got {int(present.sum())}; "
-            "exchanges in two phases need every rank: write compression=GlobalQSGD(exchange='ring'), or give all ranks "
-            "as many steps"
-        )
+    """The Max of ``bucket.norms``. Raises UnsupportedError on all ranks but one that has joined."""
+    present = yield from presence.largest([bucket.norms], world)
+    presence.require_all(bucket, world, present)
 
 
 def exchange(bucket: Bucket, kernels: Kernels, world: World, turn: Turn) -> Exchange:

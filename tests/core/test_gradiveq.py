@@ -36,7 +36,7 @@ def test_phases_follow_one_another():
 
 
 def test_a_run_without_memory_past_its_warm_up_samples_at_once():
-    ranks = Ranks(quick(warm_up=100))
+    ranks = Ranks(quick(warm_up_steps=100))
     ranks.step = 100
     ranks.allreduce(Gradients().draw())
     assert ranks.phases() == [[SAMPLING, 1]] * 2
@@ -275,8 +275,8 @@ def test_filters_are_last_in_tensorflow():
         ({"loss": 1}, r"loss=1\): expected a number from 0 to 1 \(exclusive\), got 1; write for instance loss=0.01"),
         ({"refresh": "never"}, r"from 0 to 1 \(exclusive\) or None, got 'never'; write for instance refresh=0.5"),
         ({"ratio": 0}, r"ratio=0\): expected an integer from 1 to"),
-        ({"sample": 1}, r"sample=1\): expected an integer from 2"),
-        ({"warmup": 5}, r"unknown setting 'warmup'.*write warm_up=5"),
+        ({"sample_steps": 1}, r"sample=1\): expected an integer from 2"),
+        ({"warmup": 5}, r"unknown setting 'warmup'.*write warm_up_steps=5"),
     ],
 )
 def test_settings_say_what_to_write(settings, message):

@@ -110,7 +110,7 @@ def test_ranks_take_the_step_of_whoever_has_made_most():
 
 
 def test_a_subspace_that_turned_is_sampled_again():
-    ranks, gradients = after(6 + 5, quick(compress=50, refresh=0.3))
+    ranks, gradients = after(6 + 5, quick(compress_steps=50, refresh=0.3))
     assert ranks.phases() == [[USING, 5]] * 3
     gradients.turn()
     assert go_on(ranks, gradients) < 1e-2
@@ -118,7 +118,7 @@ def test_a_subspace_that_turned_is_sampled_again():
 
 
 def test_it_takes_all_ranks_to_find_a_basis_bad():
-    ranks, gradients = after(6 + 5, quick(compress=50, refresh=0.3))
+    ranks, gradients = after(6 + 5, quick(compress_steps=50, refresh=0.3))
     inputs = gradients.draw()
     gradients.turn()
     inputs[0], inputs[2] = gradients.draw()[0], gradients.draw()[2]
@@ -127,7 +127,7 @@ def test_it_takes_all_ranks_to_find_a_basis_bad():
 
 
 def test_without_refresh_a_basis_stays_for_its_time():
-    ranks, gradients = after(6 + 5, quick(compress=50, refresh=None))
+    ranks, gradients = after(6 + 5, quick(compress_steps=50, refresh=None))
     gradients.turn()
     assert go_on(ranks, gradients) > 0.5
     assert ranks.phases() == [[USING, 6]] * 3
@@ -135,7 +135,7 @@ def test_without_refresh_a_basis_stays_for_its_time():
 
 def test_a_basis_that_was_never_good_is_not_sampled_again_at_once():
     # 16 of 128 dimensions of noise.
-    ranks, gradients = after(7, quick(compress=20, refresh=0.5), noise=30.0)
+    ranks, gradients = after(7, quick(compress_steps=20, refresh=0.5), noise=30.0)
     assert ranks.phases() == [[USING, 1]] * 3
     assert all(memory[0]["basis"].shape == (128, 0) for memory in ranks.memories)
     for _ in range(19):
@@ -144,7 +144,7 @@ def test_a_basis_that_was_never_good_is_not_sampled_again_at_once():
 
 
 def test_a_nan_does_not_make_a_basis_bad():
-    ranks, gradients = after(11, quick(compress=50, refresh=0.3))
+    ranks, gradients = after(11, quick(compress_steps=50, refresh=0.3))
     inputs = gradients.draw()
     for tensors in inputs:
         tensors[0][5] = np.nan
