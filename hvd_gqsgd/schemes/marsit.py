@@ -10,8 +10,8 @@ mean c add up to the mean gradients. The signs are merged where their share of t
     signs of share r  ->  rank r, which merges n of them (maths.signs)    one AllToAll
     merged signs of share r                                               one AllGather
 
-Units are the gradient's: the optimizer's own learning rate is applied to the result. The paper's step is taken without
-one, its eta_s is s times that rate, and the local rate in its compensation has been divided out.
+Units are the gradient's, because the optimizer's learning rate is applied to the result: divided by that rate, the
+paper's eta_s is s, and its eta_l times a gradient is the gradient.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from hvd_gqsgd.schemes.measure import Measured
 BLOCK_SIZE = 1 << 24
 #: With lr=None: the step in units of the root mean square of a rank's own gradient, averaged over the ranks. The result
 #: would not do in its place: it has the compensation in it, as large as the last step, and so feeds upon itself.
-RELATIVE_STEP = 2.0
+RELATIVE_STEP = 4.0
 _OUTCOME = "marsit outcome"
 
 
@@ -187,7 +187,7 @@ class Marsit(Scheme):
         for number, (index, part) in enumerate(_parts(flat[head:], members, lengths), start=1):
             outcome.means[index], memory = part, bucket.memory[index]
             if "compensation" in memory:
-                memory["compensation"].fill(0)
+                memory["compensation"] = np.zeros_like(part)
             if self.lr is None:
                 memory["scale"] = np.array([RELATIVE_STEP * flat[number]], dtype=np.float32)
 
@@ -206,8 +206,9 @@ class Marsit(Scheme):
         words = np.empty(sum(lengths[index] for index in members), dtype=np.int32)
         for index, part in _parts(words, members, lengths):
             memory, tensor = bucket.memory[index], bucket.tensors[index]
-            if "compensation" not in memory:
-                memory["compensation"] = np.zeros(tensor.size, dtype=np.float32)
+            before = memory["compensation"] if "compensation" in memory else np.zeros(tensor.size, dtype=np.float32)
+            # Arrays that were loaded may be read only, which compiled code would not notice.
+            memory["compensation"] = np.require(before, requirements=["C", "W"])
             kernels.pack(tensor, memory["compensation"], part)
         bounds = [words.size * rank // world.size for rank in range(world.size + 1)]
         received = yield AllToAll(words, [end - start for start, end in pairwise(bounds)])

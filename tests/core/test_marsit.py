@@ -225,6 +225,17 @@ def test_memory_of_another_model_is_an_error_on_every_rank():
     assert "'t0': expected its saved 'compensation' as float32 (1000,), got float32 (999,); load" in said[1]
 
 
+def test_memory_that_was_loaded_read_only_is_copied():
+    scheme, inputs = Marsit(lr=0.5), gaussian(2, (1000,))
+    buckets = buckets_for(scheme, inputs, step=1)
+    loaded = np.ones(1000, dtype=np.float32)
+    loaded.flags.writeable = False
+    buckets[0].memory[0]["compensation"] = loaded
+    run(scheme, buckets, inputs, kernels=kernel_cases.make("baseline"))
+    np.testing.assert_array_equal(loaded, 1)
+    assert np.any(kept(buckets)[0] != 1)
+
+
 @pytest.mark.parametrize("dtype", floats.DTYPES)
 @pytest.mark.parametrize("name", ["reference", "avx512", "avx2", "baseline"])
 def test_every_dtype_in_place_on_every_implementation(name, dtype):
