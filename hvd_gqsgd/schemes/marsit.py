@@ -10,8 +10,8 @@ mean c add up to the mean gradients. The signs are merged where their share of t
     signs of share r  ->  rank r, which merges n of them (maths.signs)    one AllToAll
     merged signs of share r                                               one AllGather
 
-Units are the gradient's: the optimizer's own learning rate is applied to the result. The paper's step is taken without
-one, its eta_s is s times that rate, and the local rate in its compensation has been divided out.
+Units are the gradient's, because the optimizer's learning rate is applied to the result: divided by that rate, the
+paper's eta_s is s, and its eta_l times a gradient is the gradient.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from hvd_gqsgd.schemes.measure import Measured
 
 #: Elements that share a norm, which here says no more than whether they are finite.
 BLOCK_SIZE = 1 << 24
-#: With lr=None: the step in units of the mean magnitude of the last full result.
-RELATIVE_STEP = 1.0
+#: With lr=None: the step in units of the root mean square of a rank's own gradient, averaged over the ranks. The result
+#: would not do in its place: it has the compensation in it, as large as the last step, and so feeds upon itself.
+RELATIVE_STEP = 4.0
 _OUTCOME = "marsit outcome"
 
 
@@ -58,8 +59,8 @@ class Marsit(Scheme):
 
     sync_every: every so many steps, beginning with the first, gradients are averaged in full precision and the
         compensation starts again at zero; None for the first step alone. An element takes (31 + K) / K bits.
-    lr: size of a one-bit step of every element, in units of the gradient; None for one size per tensor: the mean
-        magnitude of its last full-precision average times ``RELATIVE_STEP``.
+    lr: size of a one-bit step of every element, in units of the gradient; None for one size per tensor: at its last
+        full-precision step, the root mean square of the ranks' own gradients times ``RELATIVE_STEP``.
     min_numel: tensors with fewer elements are sent as Horovod would send them.
     seed: of the merges, which are functions of (seed, step, tensor, hop).
 
@@ -179,22 +180,26 @@ class Marsit(Scheme):
         return size if 0 < size < math.inf else math.inf
 
     def _average(self, bucket: Bucket, members: Sequence[int], outcome: _Outcome) -> Exchange:
-        """The mean of u in full precision, and the size of the steps that follow."""
-        flat = np.empty(1 + sum(bucket.layout.members[index].numel for index in members), dtype=np.float32)
+        """The mean of u in full precision, and the size of the steps that follow.
+
+        In front of the elements travel a 1, so that the sum counts the ranks in it, and the size of each gradient.
+        """
+        lengths, head = [member.numel for member in bucket.layout.members], 1 + len(members)
+        flat = np.empty(head + sum(lengths[index] for index in members), dtype=np.float32)
         flat[0] = 1
-        for index, part in _parts(flat[1:], members, [m.numel for m in bucket.layout.members]):
+        for number, (index, part) in enumerate(_parts(flat[head:], members, lengths), start=1):
             part[...] = floats.to_float32(bucket.tensors[index])
+            flat[number] = np.sqrt(np.square(part, dtype=np.float64).mean())
             if "compensation" in bucket.memory[index]:
                 part += bucket.memory[index]["compensation"]
         yield Sum(flat)
-        for index, part in _parts(flat[1:], members, [m.numel for m in bucket.layout.members]):
-            part /= flat[0]
-            outcome.means[index] = part
-            memory = bucket.memory[index]
+        flat /= flat[0]
+        for number, (index, part) in enumerate(_parts(flat[head:], members, lengths), start=1):
+            outcome.means[index], memory = part, bucket.memory[index]
             if "compensation" in memory:
-                memory["compensation"].fill(0)
+                memory["compensation"] = np.zeros_like(part)
             if self.lr is None:
-                memory["scale"] = np.array([RELATIVE_STEP * np.abs(part).mean(dtype=np.float64)], dtype=np.float32)
+                memory["scale"] = np.array([RELATIVE_STEP * flat[number]], dtype=np.float32)
 
     def _vote(
         self,
@@ -211,8 +216,9 @@ class Marsit(Scheme):
         words = np.empty(sum(lengths[index] for index in members), dtype=np.int32)
         for index, part in _parts(words, members, lengths):
             memory, tensor = bucket.memory[index], bucket.tensors[index]
-            if "compensation" not in memory:
-                memory["compensation"] = np.zeros(tensor.size, dtype=np.float32)
+            before = memory["compensation"] if "compensation" in memory else np.zeros(tensor.size, dtype=np.float32)
+            # Arrays that were loaded may be read only, which compiled code would not notice.
+            memory["compensation"] = np.require(before, requirements=["C", "W"])
             kernels.pack(tensor, memory["compensation"], part)
         bounds = [words.size * rank // world.size for rank in range(world.size + 1)]
         received = yield AllToAll(words, [end - start for start, end in pairwise(bounds)])
