@@ -13,6 +13,14 @@ from statistics import mean, stdev
 
 EXAMPLES = ("torch", "tensorflow", "keras", "keras3")
 RUNS = (["none"], ["fp16"], ["gqsgd", "--bits", "8"], ["gqsgd", "--bits", "4"])
+ALL_RUNS = (
+    *RUNS,
+    *(["two_phase", "--bits", bits] for bits in "84"),
+    ["exponential"],
+    ["dqsgd"],
+    ["marsit"],
+    ["gradiveq"],
+)
 
 
 def train(example: str, run: list[str], ranks: int, epochs: int, seed: int) -> dict:
@@ -32,7 +40,8 @@ def train(example: str, run: list[str], ranks: int, epochs: int, seed: int) -> d
 def row_of(results: list[dict]) -> str:
     """One line of the table from the runs of one compression, one per seed."""
     first = results[0]
-    label = first["compression"] + (f" {first['bits']} bits" if first["compression"] == "gqsgd" else "")
+    own_bits = first["bits"] if first["compression"] not in ("none", "fp16") else None
+    label = first["compression"] + (f" {own_bits:g} bits" if own_bits else "")
     accuracies = [result["accuracy"] for result in results]
     accuracy = f"{mean(accuracies):.4f}" + (f" +-{stdev(accuracies):.4f}" if len(results) > 1 else "")
     if first["ranks"] == 1:
@@ -50,8 +59,10 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each kind; accuracy is then mean and spread")
+    parser.add_argument("--all", action="store_true", help="every system, not only Global-QSGD")
     args = parser.parse_args()
-    results = [[train(args.example, run, args.ranks, args.epochs, seed) for seed in range(args.seeds)] for run in RUNS]
+    runs = ALL_RUNS if args.all else RUNS
+    results = [[train(args.example, run, args.ranks, args.epochs, seed) for seed in range(args.seeds)] for run in runs]
 
     print(
         f"\n{args.example}: scikit-learn's digits, {args.ranks} rank(s), {args.epochs} epochs, {args.seeds} seed(s), "

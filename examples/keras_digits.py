@@ -18,7 +18,7 @@ import horovod.tensorflow.keras as hvd
 import tensorflow as tf
 from tensorflow import keras
 
-from hvd_gqsgd.tensorflow import GlobalQSGD, traffic
+import hvd_gqsgd.tensorflow as gqsgd
 
 
 def make_model() -> keras.Model:
@@ -44,11 +44,7 @@ def main() -> None:
     length = len(train_x) // (hvd.size() * args.batch_size) * args.batch_size
     own = slice(hvd.rank(), None, hvd.size())
 
-    compression = {
-        "none": hvd.Compression.none,
-        "fp16": hvd.Compression.fp16,
-        "gqsgd": GlobalQSGD(bits=args.bits),
-    }[args.compression]
+    compression = digits.compression_of(args, hvd, gqsgd)
     optimizer = hvd.DistributedOptimizer(
         keras.optimizers.SGD(args.lr * hvd.size(), momentum=0.9), compression=compression
     )
@@ -56,7 +52,7 @@ def main() -> None:
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
 
     steps = args.epochs * (length // args.batch_size)
-    traffic.reset()
+    gqsgd.traffic.reset()
     started = time.perf_counter()
     model.fit(
         train_x[own][:length, ..., None],
@@ -77,7 +73,7 @@ def main() -> None:
             ranks=hvd.size(),
             accuracy=float(model.evaluate(test_x[..., None], test_y, verbose=0)[1]),
             dense_bytes=sum(4 * v.shape.num_elements() for v in model.trainable_variables),
-            sent_bytes=traffic.sent_bytes // steps,
+            sent_bytes=gqsgd.traffic.sent_bytes // steps,
             seconds=time.perf_counter() - started,
         )
 

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from hvd_gqsgd.tensorflow import GlobalQSGD, traffic
+import hvd_gqsgd.tensorflow as gqsgd
 
 
 def make_model() -> tf.keras.Model:
@@ -44,11 +44,7 @@ def main() -> None:
     model = make_model()
     optimizer = tf.keras.optimizers.SGD(args.lr * hvd.size(), momentum=0.9)
     optimizer.build(model.trainable_variables)
-    compression = {
-        "none": hvd.Compression.none,
-        "fp16": hvd.Compression.fp16,
-        "gqsgd": GlobalQSGD(bits=args.bits),
-    }[args.compression]
+    compression = digits.compression_of(args, hvd, gqsgd)
 
     @tf.function
     def train_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -66,7 +62,7 @@ def main() -> None:
     per_epoch = len(train_x) // (hvd.size() * args.batch_size)
     steps = args.epochs * per_epoch
     shuffle = np.random.default_rng(args.seed)
-    traffic.reset()
+    gqsgd.traffic.reset()
     started = time.perf_counter()
     with tqdm(total=steps, desc=args.compression, disable=hvd.rank() != 0, mininterval=0.5) as bar:
         for epoch in range(args.epochs):
@@ -83,7 +79,7 @@ def main() -> None:
             ranks=hvd.size(),
             accuracy=float((model(test_x[..., None]).numpy().argmax(axis=1) == test_y).mean()),
             dense_bytes=sum(4 * v.shape.num_elements() for v in model.trainable_variables),
-            sent_bytes=traffic.sent_bytes // steps,
+            sent_bytes=gqsgd.traffic.sent_bytes // steps,
             seconds=time.perf_counter() - started,
         )
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 from tqdm import tqdm
 
-from hvd_gqsgd.torch import GlobalQSGD, traffic
+import hvd_gqsgd.torch as gqsgd
 
 
 def make_data(seed: int) -> tuple[TensorDataset, TensorDataset]:
@@ -48,11 +48,7 @@ def accuracy_of(model: nn.Module, data: TensorDataset) -> float:
 
 
 def make_optimizer(args: Namespace, model: nn.Module) -> torch.optim.Optimizer:
-    compression = {
-        "none": hvd.Compression.none,
-        "fp16": hvd.Compression.fp16,
-        "gqsgd": GlobalQSGD(bits=args.bits),
-    }[args.compression]
+    compression = digits.compression_of(args, hvd, gqsgd)
     return hvd.DistributedOptimizer(
         torch.optim.SGD(model.parameters(), lr=args.lr * hvd.size(), momentum=0.9),
         named_parameters=model.named_parameters(),
@@ -75,7 +71,7 @@ def train(args: Namespace) -> dict:
     hvd.broadcast_optimizer_state(optimizer, root_rank=0)
 
     steps = args.epochs * len(batches)
-    traffic.reset()
+    gqsgd.traffic.reset()
     started = time.perf_counter()
     with tqdm(total=steps, desc=args.compression, disable=hvd.rank() != 0, mininterval=0.5) as bar:
         for epoch in range(args.epochs):
@@ -92,7 +88,7 @@ def train(args: Namespace) -> dict:
         "ranks": hvd.size(),
         "accuracy": accuracy_of(model, test),
         "dense_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-        "sent_bytes": traffic.sent_bytes // steps,
+        "sent_bytes": gqsgd.traffic.sent_bytes // steps,
         "seconds": time.perf_counter() - started,
     }
 

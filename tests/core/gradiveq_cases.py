@@ -18,7 +18,15 @@ KERNELS = kernels.select() if len(kernels.available()) > 1 else loopback_cases.K
 CONV = (16, 8, 6, 6)
 MATRIX = (20, 55)
 FINE = GlobalQSGD(bits=16)
-SHORT = {"slice_numel": 128, "ratio": 8, "warm_up_steps": 2, "sample_steps": 4, "compress_steps": 6, "samples": 144, "sampling": FINE}
+SHORT = {
+    "slice_numel": 128,
+    "ratio": 8,
+    "warm_up_steps": 2,
+    "sample_steps": 4,
+    "compress_steps": 6,
+    "samples": 144,
+    "sampling": FINE,
+}
 
 
 def quick(**settings) -> GradiVeQ:

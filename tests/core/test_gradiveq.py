@@ -275,7 +275,7 @@ def test_filters_are_last_in_tensorflow():
         ({"loss": 1}, r"loss=1\): expected a number from 0 to 1 \(exclusive\), got 1; write for instance loss=0.01"),
         ({"refresh": "never"}, r"from 0 to 1 \(exclusive\) or None, got 'never'; write for instance refresh=0.5"),
         ({"ratio": 0}, r"ratio=0\): expected an integer from 1 to"),
-        ({"sample_steps": 1}, r"sample=1\): expected an integer from 2"),
+        ({"sample_steps": 1}, r"sample_steps=1\): expected an integer from 2"),
         ({"warmup": 5}, r"unknown setting 'warmup'.*write warm_up_steps=5"),
     ],
 )

@@ -292,7 +292,7 @@ def test_bytes_of_a_step():
         at(buckets, step)
         return loopback.run([scheme.collectives(b, KERNELS, World(n, r)) for r, b in enumerate(buckets)])
 
-    header = 4 * (3 + 1 + 1)
+    header = 4 * (3 + 1 + 1 + n)
     # In front of the elements, the number of ranks and the size of the gradient.
     assert sent(0) == 4 * 100_002 + header
     assert sent(1) == pytest.approx(100_000 / 8 + header, abs=8)

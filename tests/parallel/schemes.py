@@ -11,7 +11,9 @@ from hvd_gqsgd.torch import DQSGD, GlobalQSGD, GradiVeQ, Marsit
 def gradiveq(seed: int, **settings: Any) -> GradiVeQ:
     """One that goes through all its phases in a few steps."""
     inner = GlobalQSGD(seed=seed)
-    return GradiVeQ(then=inner, sampling=inner, warm_up_steps=1, sample_steps=2, compress_steps=3, slice_numel=256, **settings)
+    return GradiVeQ(
+        then=inner, sampling=inner, warm_up_steps=1, sample_steps=2, compress_steps=3, slice_numel=256, **settings
+    )
 
 
 #: With the largest relative error of a mean of Gaussian gradients that they may show.

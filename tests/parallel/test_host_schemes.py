@@ -189,7 +189,7 @@ def test_process_sets_and_groups(several, key):
 
 
 @pytest.mark.parametrize("key", TWO_PHASE)
-@pytest.mark.parametrize("steps_before", [0, 3])
+@pytest.mark.parametrize("steps_before", [1, 3])
 def test_a_rank_that_has_joined_is_an_error_on_the_others(several, key, steps_before):
     parameters = make_parameters({"w": (3000,)})
     optimizer = make_optimizer(parameters, HOST[key](seed=311))
