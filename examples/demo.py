@@ -35,9 +35,13 @@ def row_of(results: list[dict]) -> str:
     label = first["compression"] + (f" {first['bits']} bits" if first["compression"] == "gqsgd" else "")
     accuracies = [result["accuracy"] for result in results]
     accuracy = f"{mean(accuracies):.4f}" + (f" +-{stdev(accuracies):.4f}" if len(results) > 1 else "")
-    less = first["uncompressed_bytes_per_step"] / first["bytes_per_step"]
+    if first["ranks"] == 1:
+        sent, less = "sends nothing", "-"
+    else:
+        sent = f"{first['bytes_per_step']:,}"
+        less = f"{first['uncompressed_bytes_per_step'] / first['bytes_per_step']:.2f}x"
     seconds = mean(result["seconds"] for result in results)
-    return f"{label:<16}{accuracy:>18}{first['bytes_per_step']:>14,}{less:>9.2f}x{seconds:>10.1f}"
+    return f"{label:<16}{accuracy:>18}{sent:>14}{less:>10}{seconds:>10.1f}"
 
 
 def main() -> None:
@@ -50,8 +54,8 @@ def main() -> None:
     results = [[train(args.example, run, args.ranks, args.epochs, seed) for seed in range(args.seeds)] for run in RUNS]
 
     print(
-        f"\n{args.example}: scikit-learn's digits, {args.ranks} ranks, {args.epochs} epochs, {args.seeds} seed(s), the "
-        "same for all; payload bytes of one rank\n"
+        f"\n{args.example}: scikit-learn's digits, {args.ranks} rank(s), {args.epochs} epochs, {args.seeds} seed(s), "
+        "the same for all; payload bytes of one rank\n"
     )
     print(f"{'compression':<16}{'accuracy':>18}{'bytes/step':>14}{'less':>10}{'seconds':>10}")
     for runs in results:

@@ -31,6 +31,7 @@ class StepReport:
         measured: within a tenth or so, more where a level is larger than most elements. NaN where nothing is finite.
     sent_bytes, dense_bytes: handed to Horovod for what was compressed, and what it is uncompressed.
     blocks, nonfinite_blocks: norms, and those that are infinite because some rank had a NaN or an Inf there.
+    bits: of the words that were sent per element, in the mean; norms come on top. NaN where it is not known.
     """
 
     operation: str
@@ -40,6 +41,7 @@ class StepReport:
     dense_bytes: int
     blocks: int
     nonfinite_blocks: int
+    bits: float = math.nan
 
     @classmethod
     def of(cls, measured: Measured, **counts: Any) -> StepReport:
@@ -48,7 +50,11 @@ class StepReport:
         if measured.blocks and measured.blocks == measured.nonfinite_blocks:
             relative = math.nan
         return cls(
-            relative_error=relative, blocks=measured.blocks, nonfinite_blocks=measured.nonfinite_blocks, **counts
+            relative_error=relative,
+            blocks=measured.blocks,
+            nonfinite_blocks=measured.nonfinite_blocks,
+            bits=measured.word_bits / measured.numel if measured.numel else math.nan,
+            **counts,
         )
 
 
@@ -102,6 +108,8 @@ def to_tensorboard(writer: Any, prefix: str = "compression") -> Callback:
             "compression_ratio": ratio,
             "nonfinite_blocks": report.nonfinite_blocks,
         }
+        if math.isfinite(report.bits):
+            scalars["bits"] = report.bits
         for name, value in scalars.items():
             scalar(f"{prefix}{inner}/{name}", value, report.step)
 

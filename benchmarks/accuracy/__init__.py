@@ -8,5 +8,6 @@ ours         GlobalQSGD on a loopback world, as one of them
 lines        every contender with its widths
 measure      NMSE = |ghat - gbar|^2 / |gbar|^2 of each of them on each of those
 dithers      correlated dither beside independent dither: its NMSE, and whether both are unbiased
+block_sizes  NMSE and bits by the size of a block
 tables, plots
 """

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.accuracy nmse``, ``dither`` and ``report``."""
+"""``python -m benchmarks.accuracy nmse``, ``dither``, ``blocks`` and ``report``."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import recorded, synthetic
+from benchmarks.accuracy import block_sizes, recorded, synthetic
 from benchmarks.accuracy.dithers import compare
 from benchmarks.accuracy.measure import Source, measure
 from benchmarks.accuracy.plots import draw
-from benchmarks.accuracy.tables import dither_table, from_json, tables, to_json
+from benchmarks.accuracy.tables import block_table, dither_table, from_json, tables, to_json
 from benchmarks.steps import context
 from hvd_gqsgd.costs.check import FORMAT
 
 
 def main() -> None:
     arguments = _arguments()
-    {"nmse": nmse, "dither": dither, "report": report}[arguments.command](arguments)
+    {"nmse": nmse, "dither": dither, "blocks": blocks, "report": report}[arguments.command](arguments)
 
 
 def nmse(arguments: argparse.Namespace) -> None:
@@ -49,6 +49,19 @@ def dither(arguments: argparse.Namespace) -> None:
             row for s in _sources(arguments, pool) for row in compare(s, arguments.n, arguments.bits, arguments.seeds)
         )
         for line in dither_table(rows):
+            print(line, flush=True)
+
+
+def blocks(arguments: argparse.Namespace) -> None:
+    """GlobalQSGD with blocks of several sizes."""
+    rotation, sizes = None if arguments.unrotated else "hadamard", arguments.block_sizes
+    with _processes(arguments.jobs) as pool:
+        rows = (
+            row
+            for s in _sources(arguments, pool)
+            for row in block_sizes.compare(s, arguments.n, sizes, rotation, arguments.seeds)
+        )
+        for line in block_table(rows, sizes):
             print(line, flush=True)
 
 
@@ -95,8 +108,13 @@ def _arguments() -> argparse.Namespace:
     names = (*recorded.NAMES, *synthetic.LAWS)
     measured = commands.add_parser("nmse", help="every contender on every kind of gradient")
     dithered = commands.add_parser("dither", help="correlated dither beside independent dither")
+    blocked = commands.add_parser("blocks", help="error and bits by the size of a block")
     again = commands.add_parser("report", help="tables and plots of what nmse wrote")
-    for command, ns, points in ((measured, [2, 4, 8, 16, 32, 64, 128], [5, 50, 200]), (dithered, [2, 4, 8, 64], [50])):
+    for command, ns, points in (
+        (measured, [2, 4, 8, 16, 32, 64, 128], [5, 50, 200]),
+        (dithered, [2, 4, 8, 64], [50]),
+        (blocked, [8], [50]),
+    ):
         command.add_argument("--n", nargs="+", type=int, default=ns, help="numbers of workers, 2 to 128")
         command.add_argument(
             "--data", nargs="+", choices=names, default=list(names), metavar="NAME", help=" ".join(names)
@@ -106,6 +124,8 @@ def _arguments() -> argparse.Namespace:
         command.add_argument("--jobs", type=int, default=os.cpu_count())
         command.add_argument("--reuse", action="store_true", help="gradients that were recorded before")
     dithered.add_argument("--bits", type=int, default=8)
+    blocked.add_argument("--block-sizes", nargs="+", type=int, default=list(block_sizes.SIZES), metavar="NUMEL")
+    blocked.add_argument("--unrotated", action="store_true", help="rotation=None")
     measured.add_argument("--json", type=Path)
     again.add_argument("file", type=Path, help="JSON of nmse")
     for command in (measured, again):

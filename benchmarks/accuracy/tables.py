@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from benchmarks.accuracy import block_sizes
 from benchmarks.accuracy.dithers import SIGMAS, TESTED, Row, expected_largest
 from benchmarks.accuracy.measure import Cell
 
@@ -55,6 +56,16 @@ def dither_table(rows: Iterable[Row]) -> Iterator[str]:
         pairs = [f"{i:.2e} | {c:.2e} | {i / c:.2f}" for i, c in (row.plain, row.rotated)]
         largest = [f"{z:.1f}{' biased' if z > SIGMAS else ''}" for z in row.largest.values()]
         yield "| " + " | ".join([row.source, str(row.n), str(row.bits), *pairs, *largest]) + " |"
+
+
+def block_table(rows: Iterable[block_sizes.Row], sizes: Sequence[int]) -> Iterator[str]:
+    """Rows as they come."""
+    reference = block_sizes.REFERENCE
+    yield f"NMSE / NMSE of blocks of {reference} (bits on the wire per element), lanes of {block_sizes.BITS} bits\n"
+    yield from _head(["gradients", "n", f"NMSE of {reference}", *map(str, sizes), "spread"])
+    for row in rows:
+        values = [f"{row.relative[size]:.2f} ({row.bits[size]:.2f})" for size in sizes]
+        yield "| " + " | ".join([row.source, str(row.n), f"{row.nmse:.2e}", *values, f"{row.spread:.3f}"]) + " |"
 
 
 def to_json(cells: Sequence[Cell]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from hvd_gqsgd.maths.dither import KINDS, Turn
 #: Instruction sets by what ``gqsgd_runs`` calls them, best first.
 ISAS = {"avx512": 2, "avx2": 1, "baseline": 0}
 BUILD = "`pip install --no-build-isolation -e .` or `make setup` in the source tree"
-ABI = 5
+ABI = 6
 
 _int, _i64, _u64, _double, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double, ctypes.c_void_p
 _SIGNATURES: dict[str, list[type]] = {

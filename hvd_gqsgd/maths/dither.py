@@ -43,9 +43,14 @@ def tensor_key(seed: int, step: int, tensor_id: int, rank: int) -> int:
     return key
 
 
+def draw(key: int, number: int) -> int:
+    """Number ``number`` >= 1 of the splitmix64 sequence that ``key`` starts: 64 bits."""
+    return mix64((key + number * _GOLDEN) & _MASK64)
+
+
 def pair_keys(key: int) -> np.ndarray:
     """(k0, k1) for each pair of lanes: uint32 array of shape (8, 2)."""
-    draws = [mix64((key + (pair + 1) * _GOLDEN) & _MASK64) for pair in range(MAX_LANE_PAIRS)]
+    draws = [draw(key, pair + 1) for pair in range(MAX_LANE_PAIRS)]
     return np.array([(draw & 0xFFFFFFFF, draw >> 32) for draw in draws], dtype=np.uint32)
 
 
@@ -107,12 +112,12 @@ def dither_of(kind: str, turn: Turn, tensor_id: int) -> Dither:
 
 def position(key: int, n: int, rank: int) -> int:
     """The place of ``rank`` in a random order of ``n`` ranks: how many others have drawn a smaller number."""
-    own = _draw(key, rank)
-    return sum(_draw(key, other) < own for other in range(n))
+    own = _draw_of_rank(key, rank)
+    return sum(_draw_of_rank(key, other) < own for other in range(n))
 
 
-def _draw(key: int, rank: int) -> int:
-    return mix64((key + (MAX_LANE_PAIRS + 1 + rank) * _GOLDEN) & _MASK64)
+def _draw_of_rank(key: int, rank: int) -> int:
+    return draw(key, MAX_LANE_PAIRS + 1 + rank)
 
 
 def place_among(n: int, place: int) -> tuple[int, int, int]:

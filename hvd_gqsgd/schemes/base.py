@@ -86,6 +86,8 @@ class AllGather:
 
 
 Collective = Max | Sum | AllToAll | AllGather
+#: What a collective is and the NumPy dtype of its buffer; (None, "") where there is none.
+Kind = tuple[type[Collective] | None, str]
 Exchange = Generator[Collective, Any, None]
 
 
@@ -151,10 +153,15 @@ class Bucket:
         return int(step)
 
     @property
+    def listed(self) -> str:
+        """The first few names, for messages."""
+        return _listed(self.names)
+
+    @property
     def disagreement(self) -> str:
         """What to say when the check fails."""
         return (
-            f"allreduce of {_listed(self.names)}: the ranks' settings or tensors differ (expected one common "
+            f"allreduce of {self.listed}: the ranks' settings or tensors differ (expected one common "
             "check value, got several); give every rank the same compression settings and the same shapes"
         )
 
@@ -166,6 +173,25 @@ class Scheme(Settings, ABC):
     def on_host(self) -> bool:
         """Whether buffers are NumPy arrays and ``collectives`` runs in Python in every step, in TensorFlow too."""
         return False
+
+    @property
+    def stages(self) -> Sequence[Sequence[Kind]]:
+        """Of a scheme on the host, for a graph that is made first: what its collectives may be, in their order."""
+        return ()
+
+    @property
+    def remembers(self) -> bool:
+        """Whether an exchange goes on from the last one of the same tensors, which then need names."""
+        return self.keeps_residuals
+
+    @property
+    def unnamed(self) -> str:
+        """What is wrong with a tensor that has no name where ``remembers``."""
+        why = "error_feedback=True" if self.keeps_residuals else f"compression={type(self).__name__}"
+        return (
+            f"with {why}: expected a name, by which to know the tensor again, got none; write "
+            "hvd.allreduce(tensor, name='x', ...)"
+        )
 
     @property
     def cuts_tensors(self) -> bool:

@@ -23,10 +23,10 @@ def label_of(name: str, start: int) -> str:
     return f"{name}[{start}:]" if start else name
 
 
-def cut(tensors: Iterable[tuple[int, int]], block_size: int) -> list[list[Piece]]:
+def cut(tensors: Iterable[tuple[int, int]], block_size: int, whole: bool = False) -> list[list[Piece]]:
     """Buckets of about BUCKET_BYTES each, from (numel, bytes per element) of each tensor in the agreed order.
 
-    Tensors larger than a bucket are cut into equal pieces; blocks stay whole.
+    Tensors larger than a bucket are cut into equal pieces, unless they are to stay ``whole``; blocks are never cut.
 
     >>> [[piece.numel for piece in bucket] for bucket in cut([(1 << 20, 4), (1, 4), (3 << 20, 4)], 256)]
     [[1048576, 1, 1572864], [1572864]]
@@ -34,7 +34,7 @@ def cut(tensors: Iterable[tuple[int, int]], block_size: int) -> list[list[Piece]
     buckets: list[list[Piece]] = []
     size_bytes = BUCKET_BYTES
     for tensor, (numel, itemsize) in enumerate(tensors):
-        count = -(-numel * itemsize // BUCKET_BYTES)
+        count = 1 if whole else -(-numel * itemsize // BUCKET_BYTES)
         most = -(-numel // (count * block_size)) * block_size
         for start in range(0, numel, most):
             if size_bytes >= BUCKET_BYTES:

@@ -17,7 +17,7 @@ import numpy as np
 from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.kernels.layout import NORMS_HEADER
 from hvd_gqsgd.maths import floats, quantize
-from hvd_gqsgd.schemes.base import Bucket, Exchange, Max, Sum
+from hvd_gqsgd.schemes.base import Bucket, Exchange, Kind, Max, Sum
 
 #: (2^24)^32, of a block of 2^24 equal elements, is far below float64's end; beyond, norms are hardly others than inf's.
 LARGEST_ORDER = 32
@@ -49,6 +49,11 @@ def as_orders(scheme: str, given: Any) -> tuple[Order, Order]:
             "write for instance norm=(math.inf, math.inf) or norm=(2, 2)"
         )
     return Order(pair[0]), Order(pair[1])
+
+
+def stages(norm: tuple[float, float]) -> list[list[Kind]]:
+    """What ``widen`` asks for."""
+    return [] if norm == LARGEST else [[(Max if math.isinf(norm[1]) else Sum, "float64")]]
 
 
 def widen(bucket: Bucket, norm: tuple[float, float]) -> Exchange:

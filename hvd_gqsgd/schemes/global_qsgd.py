@@ -15,30 +15,27 @@ levels="exponential" is the paper's other dithering, with levels M / 2, M / 4, .
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.kernels.base import Buffer, Kernels
-from hvd_gqsgd.maths import dither, exponential, quantize, rotation
+from hvd_gqsgd.maths import exponential, quantize
 from hvd_gqsgd.maths import levels as uniform
 from hvd_gqsgd.maths.dither import Turn
 from hvd_gqsgd.schemes import global_norm, two_phase
-from hvd_gqsgd.schemes.base import Bucket, Exchange, Max, Scheme, Sum, World
+from hvd_gqsgd.schemes.base import Bucket, Exchange, Kind, Max, Sum, World
+from hvd_gqsgd.schemes.blocks import BlockScheme
 from hvd_gqsgd.schemes.measure import Measured, measure
 from hvd_gqsgd.schemes.rules import Rule, Widths, as_rules, width_of
 
-MAX_BLOCK_SIZE = 1 << 24
-ROTATIONS = ("hadamard", None)
-DITHERS = (*dither.KINDS, None)
 EXCHANGES = ("ring", "two_phase", None)
 DEFAULT_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalQSGD(Scheme):
+class GlobalQSGD(BlockScheme):
     """Settings of Global-QSGD.
 
     bits: width of an element on the wire, 2 to 16, or rules that give each tensor its own (``schemes.rules``). Headroom
@@ -79,20 +76,12 @@ class GlobalQSGD(Scheme):
             self._require_integer("bits", uniform.MIN_BITS, uniform.MAX_BITS)
         self._require_one_of("exchange", EXCHANGES)
         self._require_one_of("levels", quantize.LEVELS)
-        self._require_one_of("rotation", ROTATIONS)
-        self._require_one_of("dither", DITHERS)
-        self._require_one_of("error_feedback", (False, True))
-        if self.dither is None:
-            object.__setattr__(self, "dither", "nearest" if self.error_feedback else "correlated")
+        self._check_blocks()
         if self.exchange is None:
             object.__setattr__(self, "exchange", "two_phase" if self.levels == "exponential" else "ring")
         if self.levels == "exponential":
             self._require_powers()
         self._require_norm()
-        staged = self.rotation is not None or self.error_feedback
-        self._require_integer("block_size", 1, rotation.MAX_BLOCK_SIZE if staged else MAX_BLOCK_SIZE)
-        self._require_integer("min_numel", 0, (1 << 63) - 1)
-        self._require_integer("seed", 0, (1 << 64) - 1)
 
     def _require_powers(self) -> None:
         """Raise SettingsError unless everything else goes with exponential levels."""
@@ -128,24 +117,22 @@ class GlobalQSGD(Scheme):
     def _rules(self) -> tuple[Rule | int, ...]:
         return (self.bits,) if isinstance(self.bits, int) else self.bits  # type: ignore[return-value]
 
-    @property
-    def keeps_residuals(self) -> bool:
-        return self.error_feedback
-
     def bits_of(self, name: str, shape: Sequence[int]) -> int | None:
-        return None if math.prod(shape) < max(1, self.min_numel) else width_of(self._rules, name, shape)
+        return None if self._too_small(shape) else width_of(self._rules, name, shape)
 
     def layout_settings(self) -> dict[str, Any]:
-        return {
-            "block_size": self.block_size,
-            "rotated": self.rotation is not None,
-            "dither": self.dither,
-            "levels": self.levels,
-        }
+        return {**super().layout_settings(), "levels": self.levels}
 
     @property
     def on_host(self) -> bool:
         return self.exchange == "two_phase"
+
+    @property
+    def stages(self) -> Sequence[Sequence[Kind]]:
+        if not self.on_host:
+            return ()
+        first, *rest = two_phase.STAGES
+        return [first, *global_norm.stages(self.norm), *rest]
 
     def check_world(self, size: int) -> None:
         if self.exchange == "two_phase":
@@ -159,7 +146,10 @@ class GlobalQSGD(Scheme):
         bucket.write_header(valid)
         turn = self._turn(bucket.step, world)
         kernels.block_norms(bucket.layout, bucket.tensors, bucket.norms, turn, bucket.residuals)
-        yield Max(bucket.norms)
+        if self.exchange == "ring":
+            yield Max(bucket.norms)
+        else:
+            yield from two_phase.agree_on_norms(bucket, world)
         turn = self._turn(bucket.read_header(), world)
         if self.norm != global_norm.LARGEST:
             yield from global_norm.widen(bucket, self.norm)

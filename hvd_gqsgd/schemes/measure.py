@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hvd_gqsgd.kernels.layout import Layout
+from hvd_gqsgd.kernels.layout import WORDS_HEADER, Layout
 from hvd_gqsgd.maths import exponential, lanes, rotation
 from hvd_gqsgd.maths.levels import count_levels
 
@@ -34,20 +34,20 @@ def variance_of_mean(kind: str, n: int) -> float:
 
 class Measured(NamedTuple):
     """What a finished bucket shows. squared_error, squared_mean: estimates over all members, of the mean itself; NaN
-    where levels do not tell the error."""
+    where levels do not tell the error.
+
+    numel, word_bits: elements, and bits of the words that carried them; both 0 where that is not known.
+    """
 
     squared_error: float
     squared_mean: float
     blocks: int
     nonfinite_blocks: int
+    numel: int = 0
+    word_bits: int = 0
 
     def plus(self, other: Measured) -> Measured:
-        return Measured(
-            self.squared_error + other.squared_error,
-            self.squared_mean + other.squared_mean,
-            self.blocks + other.blocks,
-            self.nonfinite_blocks + other.nonfinite_blocks,
-        )
+        return Measured(*(own + others for own, others in zip(self, other, strict=True)))
 
 
 #: Of an exchange whose error is not known.
@@ -86,4 +86,5 @@ def measure(layout: Layout, norms: np.ndarray, words: np.ndarray, n: int, contri
         if layout.levels == "exponential":
             sums, error = exponential.powers(sums, levels) * levels, math.nan
         mean += share * float(np.sum((sums / max(1, contributors) * level) ** 2))
-    return Measured(error, mean, blocks, nonfinite)
+    numel, words_numel = sum(member.numel for member in layout.members), layout.words_numel - WORDS_HEADER
+    return Measured(error, mean, blocks, nonfinite, numel, 32 * words_numel)

@@ -4,8 +4,8 @@
     norms and words of the mean, share r     one AllGather
 
 An allreduce's bytes, 2 (n - 1) / n of the words; but a lane carries one code at a time and never a sum, so all of its
-levels are there whatever n is, and what a rank does to add up is its own affair. The price is a second rounding: with one
-norm m of the mean per block, at most the ranks' M, a variance of at most (m / L)^2 / 4 for n ranks together.
+levels are there whatever n is, and what a rank does to add up is its own affair. The price is a second rounding: with
+one norm m of the mean per block, at most the ranks' M, a variance of at most (m / L)^2 / 4 for n ranks together.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from hvd_gqsgd.kernels.base import Kernels
 from hvd_gqsgd.kernels.layout import NORMS_HEADER, WORDS_HEADER, Layout, Member
 from hvd_gqsgd.maths import quantize
 from hvd_gqsgd.maths.dither import Turn
+from hvd_gqsgd.schemes import presence
 from hvd_gqsgd.schemes.agreement import tensor_id
-from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Exchange, World
+from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Exchange, Kind, Max, World
+
+#: Of an exchange with its norms.
+STAGES: list[list[Kind]] = [[(Max, "float32")], [(AllToAll, "int32")], [(AllGather, "int32")]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class _Share:
         """The members' own parts of ``numel`` elements."""
         ends = accumulate((member.numel for member in self.layout.members), initial=0)
         return [flat[start:end] for start, end in pairwise(ends)]
+
+
+def agree_on_norms(bucket: Bucket, world: World) -> Exchange:
+    """The Max of ``bucket.norms``. Raises UnsupportedError on all ranks but one that has joined."""
+    present = yield from presence.largest([bucket.norms], world)
+    presence.require_all(bucket, world, present)
 
 
 def exchange(bucket: Bucket, kernels: Kernels, world: World, turn: Turn) -> Exchange:
@@ -109,15 +119,14 @@ def _shares(bucket: Bucket, size: int) -> list[_Share]:
     if key not in bucket.scratch:
         layout = bucket.layout
         total = layout.norms_numel - NORMS_HEADER
-        bucket.scratch[key] = [
-            _share(bucket, total * rank // size, total * (rank + 1) // size) for rank in range(size)
-        ]
+        bucket.scratch[key] = [_share(bucket, total * rank // size, total * (rank + 1) // size) for rank in range(size)]
     return bucket.scratch[key]
 
 
 def _share(bucket: Bucket, begin: int, end: int) -> _Share:
     """Blocks [begin, end) of the bucket."""
-    layout, members = bucket.layout, []
+    layout = bucket.layout
+    members: list[Member] = []
     first_word = last_word = 0
     before = 0
     for index, member in enumerate(layout.members):

@@ -18,6 +18,7 @@ from hvd_gqsgd.schemes.base import Scheme, World
 from hvd_gqsgd.tensorflow import calls
 from hvd_gqsgd.tensorflow.calls import Call
 from hvd_gqsgd.tensorflow.exchange import Exchange
+from hvd_gqsgd.tensorflow.host import HostExchange
 from hvd_gqsgd.tensorflow.plan import is_ours
 
 
@@ -82,7 +83,8 @@ class Engine:
             with _graph_of(call, compressor):
                 calls.refuse_xla(call.operation, compressor)
                 world, shared = _world(call.process_set)
-                exchange = Exchange(scheme, call, world, shared, self._names.of(call))
+                kind = HostExchange if scheme.on_host else Exchange
+                exchange = kind(scheme, call, world, shared, self._names.of(call))
             self._thread.open = None
             ours = [index for index, tensor in enumerate(call.tensors) if is_ours(tensor)]
             open_ = _Open(scheme, call.given, exchange, ours)

@@ -43,15 +43,19 @@ class Exchange:
             # Nothing where the shape is known; else it is one that only the variable knew.
             self._tensors[spec.index] = tf.ensure_shape(call.tensors[spec.index], spec.shape)
         self._check = self._plan.check_value(scheme)
+        self._refuse_unnamed()
+        self._prepare()
+        # An elastic run learns its size when the graph runs, and the operators say it there.
+        self._problem = scheme.misfit(call.process_set.size()) if shared is None else ""
+        tensors = self._run() if shared is None else tf.cond(shared, self._run, self._nothing)
+        self._keep(tensors)
+
+    def _prepare(self) -> None:
         self._kernels = GraphKernels(self._check)
         self._buckets = [
             GraphBucket(load.layout, load.names, self._check, norms=Buffer(), words=Buffer())
             for load in self._plan.loads
         ]
-        # An elastic run learns its size when the graph runs, and the operators say it there.
-        self._problem = scheme.misfit(call.process_set.size()) if shared is None else ""
-        tensors = self._run() if shared is None else tf.cond(shared, self._run, self._nothing)
-        self._keep(tensors)
 
     def send(self, index: int) -> Any:
         """What Horovod is to reduce for the tensor with number ``index``.
@@ -100,28 +104,35 @@ class Exchange:
         statement = Statement.of(self._scheme, [str(spec) for spec in self._plan.specs], self._problem)
         parties = Parties(self._world, self._call.process_set, self._name, self._call.operation)
         gate = parties.gate(statement, self._check, step)
-        sums = [gate]
-        self._kernels.gate = gate
-        if not self._problem:
-            for number, load in enumerate(self._plan.loads):
-                self._exchange(number, load, step)
-            if telemetry.active() and self._buckets:
-                self._report(step)
-            for number in range(len(self._plan.loads)):
-                sums += [self._buckets[number].norms.tensor, self._buckets[number].words.tensor]
-        return sums
+        return [gate] if self._problem else [gate, *self._exchange_all(step, gate)]
 
     def _nothing(self) -> list[Any]:
         """As many tensors as ``_run`` gives, for ranks that are alone."""
-        sums = [tf.zeros([])]
+        return [tf.zeros([]), *self._nothing_exchanged()]
+
+    def _keep(self, tensors: list[Any]) -> None:
+        self._gate, *rest = tensors
+        if not self._problem:
+            self._keep_exchanged(rest)
+
+    def _exchange_all(self, step: Any, gate: Any) -> list[Any]:
+        """Norms and words of every bucket, reduced."""
+        self._kernels.gate = gate
+        for number, load in enumerate(self._plan.loads):
+            self._exchange(number, load, step)
+        if telemetry.active() and self._buckets:
+            self._report(step)
+        return [buffer.tensor for bucket in self._buckets for buffer in (bucket.norms, bucket.words)]
+
+    def _nothing_exchanged(self) -> list[Any]:
+        sums = []
         for load in self._plan.loads:
             sums += [tf.zeros([load.layout.norms_numel]), tf.zeros([load.layout.words_numel], tf.int32)]
         return sums
 
-    def _keep(self, tensors: list[Any]) -> None:
-        gate, *rest = tensors
-        self._gate = gate
-        for bucket in self._buckets if not self._problem else ():
+    def _keep_exchanged(self, tensors: list[Any]) -> None:
+        rest = tensors
+        for bucket in self._buckets:
             bucket.norms.tensor, bucket.words.tensor, *rest = rest
 
     def _exchange(self, number: int, load: Load, step: Any) -> None:
@@ -132,7 +143,8 @@ class Exchange:
         bucket.residuals = [Buffer(tf.convert_to_tensor(variable)) for variable in kept]
         for turn, collective in enumerate(self._scheme.collectives(bucket, self._kernels, self._world)):
             op = hvd.Max if isinstance(collective, Max) else hvd.Sum
-            collective.buffer.tensor = self._allreduce(collective.buffer.tensor, op, f"{number}.{turn}")
+            buffer: Any = collective.buffer
+            buffer.tensor = self._allreduce(buffer.tensor, op, f"{number}.{turn}")
         left = [variable.assign(b.tensor) for variable, b in zip(kept, bucket.residuals, strict=True)]
         with tf.control_dependencies(left):
             bucket.words.tensor = tf.identity(bucket.words.tensor)
@@ -156,16 +168,15 @@ class Exchange:
         with tf.control_dependencies([told]):
             self._buckets[-1].words.tensor = tf.identity(self._buckets[-1].words.tensor)
 
+    def _refuse_unnamed(self) -> None:
+        call, scheme = self._call, self._scheme
+        if scheme.remembers and call.arguments is not None and call.names[0].startswith("noname"):
+            raise UnsupportedError(f"{call.operation} {scheme.unnamed}")
+
     def _residuals_of(self, load: Load) -> list[tf.Variable]:
         """What is left over of each part; nothing without error feedback."""
         if not self._scheme.keeps_residuals:
             return []
-        call = self._call
-        if call.arguments is not None and call.names[0].startswith("noname"):
-            raise UnsupportedError(
-                f"{call.operation} with error_feedback=True: expected a name, by which to know the tensor again, got "
-                "none; write hvd.allreduce(tensor, name='x', ...)"
-            )
         state = state_of(self._scheme)
         return [state.residual(part.label, part.numel) for part in load.parts]
 

@@ -67,6 +67,10 @@ class _CountedInOperators(Traffic):
     def dense_bytes(self) -> int:  # type: ignore[override]
         return self._counts()[1]
 
+    def add(self, sent_bytes: int, dense_bytes: int) -> None:
+        """Count what Python sent."""
+        _library.gqsgd_tf_add_traffic(ctypes.c_int64(sent_bytes), ctypes.c_int64(dense_bytes))
+
     def reset(self) -> None:
         _library.gqsgd_tf_reset_traffic()
 

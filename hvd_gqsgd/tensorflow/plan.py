@@ -46,6 +46,11 @@ class Part:
     numel: int
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Its tensor's, if it is all of it."""
+        return self.spec.shape if self.numel == self.spec.numel else (self.numel,)
+
+    @property
     def label(self) -> str:
         return cutting.label_of(self.spec.label, self.start)
 
@@ -75,7 +80,9 @@ class Plan:
         specs = _specs(call)
         settings = scheme.layout_settings()
         large = [spec for spec in specs if scheme.bits_of(spec.label, spec.shape) is not None]
-        buckets = cutting.cut([(spec.numel, spec.dtype.size) for spec in large], settings["block_size"])
+        buckets = cutting.cut(
+            [(spec.numel, spec.dtype.size) for spec in large], settings["block_size"], whole=not scheme.cuts_tensors
+        )
         loads = []
         for bucket in buckets:
             parts = tuple(Part(large[piece.tensor], piece.start, piece.numel) for piece in bucket)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,44 @@ import tensorflow as tf
 
 from hvd_gqsgd.errors import UnsupportedError
 from hvd_gqsgd.schemes.base import Scheme
+
+
+@dataclass
+class Memory:
+    """What a scheme on the host remembers of a part of a tensor: its elements, and arrays by name."""
+
+    numel: int
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def residual(self) -> np.ndarray:
+        """What is left over, with error feedback."""
+        return self.arrays.setdefault("residual", np.zeros(self.numel, np.float32))
+
+
+class _Memories(tf.train.experimental.PythonState):
+    """Memories by label, in a checkpoint as one string: NumPy's own format for several arrays."""
+
+    def __init__(self) -> None:
+        self.by_label: dict[str, Memory] = {}
+
+    def serialize(self) -> bytes:
+        labels = list(self.by_label)
+        arrays = {f"{i}/{name}": a for i, lab in enumerate(labels) for name, a in self.by_label[lab].arrays.items()}
+        file = BytesIO()
+        numels = np.array([self.by_label[label].numel for label in labels], np.int64)
+        np.savez(file, labels=np.array(labels, np.str_), numels=numels, **arrays)
+        return file.getvalue()
+
+    def deserialize(self, string_value: bytes) -> None:
+        with np.load(BytesIO(string_value)) as saved:
+            for index, (label, numel) in enumerate(zip(saved["labels"].tolist(), saved["numels"], strict=True)):
+                # The same objects: a function that was traced has them.
+                memory = self.by_label.setdefault(label, Memory(int(numel)))
+                memory.numel = int(numel)
+                memory.arrays.clear()
+                mine = [key for key in saved.files if key.startswith(f"{index}/")]
+                memory.arrays.update({key.partition("/")[2]: saved[key] for key in mine})
 
 
 class CompressionState(tf.Module):
@@ -27,6 +67,7 @@ class CompressionState(tf.Module):
         super().__init__(name="hvd_gqsgd")
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.residuals: dict[str, tf.Variable] = {}
+        self.memories = _Memories()
 
     def next_step(self) -> Any:
         """The number of an exchange that no exchange before it had, as a tensor; counts on when the graph runs."""
@@ -41,12 +82,22 @@ class CompressionState(tf.Module):
             zeros = np.zeros(numel, np.float32)
             self.residuals[label] = _outside(lambda: tf.Variable(zeros, trainable=False, name="residual"))
         kept = self.residuals[label]
-        if kept.shape != [numel]:
-            raise UnsupportedError(
-                f"error feedback of {label!r}: expected {kept.shape.num_elements()} elements as before, got {numel}; "
-                "two models with equal names need settings of their own: write for instance seed=1 for one of them"
-            )
+        _check_numel(label, kept.shape.num_elements(), numel)
         return kept
+
+    def memory(self, label: str, numel: int) -> Memory:
+        """What a scheme on the host remembers of the tensor ``label``, nothing at first. Raises as ``residual``."""
+        kept = self.memories.by_label.setdefault(label, Memory(numel))
+        _check_numel(label, kept.numel, numel)
+        return kept
+
+
+def _check_numel(label: str, kept: int, got: int) -> None:
+    if kept != got:
+        raise UnsupportedError(
+            f"error feedback of {label!r}: expected {kept} elements as before, got {got}; "
+            "two models with equal names need settings of their own: write for instance seed=1 for one of them"
+        )
 
 
 #: Where nothing is being traced by TensorFlow 1.

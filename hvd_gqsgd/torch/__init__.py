@@ -1,6 +1,6 @@
 """The front end for horovod.torch.
 
-from hvd_gqsgd.torch import GlobalQSGD, Rule, traffic
+from hvd_gqsgd.torch import DQSGD, GlobalQSGD, GradiVeQ, Marsit, Rule, traffic
 
 compressor  what users pass as ``compression=``
 engine      routes tensors; session: one optimizer's steps; direct: hvd.allreduce
@@ -15,7 +15,7 @@ rates       measures what the cost model needs to know
 """
 
 from hvd_gqsgd.schemes.rules import Rule
-from hvd_gqsgd.torch.compressor import GlobalQSGD
+from hvd_gqsgd.torch.compressor import DQSGD, GlobalQSGD, GradiVeQ, Marsit
 from hvd_gqsgd.torch.traffic import Traffic, traffic
 
-__all__ = ["GlobalQSGD", "Rule", "Traffic", "traffic"]
+__all__ = ["DQSGD", "GlobalQSGD", "GradiVeQ", "Marsit", "Rule", "Traffic", "traffic"]

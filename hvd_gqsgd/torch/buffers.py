@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -33,6 +35,27 @@ def kernels_for(device_type: str) -> Kernels:
     if device_type == "cpu":
         return kernels.select(address=torch.Tensor.data_ptr, as_array=as_array, threads=torch.get_num_threads)
     return TorchKernels()
+
+
+def to_host(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor's elements for a scheme on the host: its own memory where the processor can read it."""
+    return as_array(tensor.detach().cpu())
+
+
+@contextmanager
+def written_back(tensors: Sequence[torch.Tensor]) -> Iterator[list[np.ndarray]]:
+    """Arrays to write ``tensors`` through; those of a device are copied there at the end."""
+    near = [t if t.device.type == "cpu" else torch.empty_like(t, device="cpu") for t in tensors]
+    yield [as_array(tensor) for tensor in near]
+    for tensor, written in zip(tensors, near, strict=True):
+        if written is not tensor:
+            tensor.copy_(written)
+
+
+@cache
+def host_kernels() -> Kernels:
+    """The compiled kernels for NumPy arrays."""
+    return kernels.select(threads=torch.get_num_threads)
 
 
 # Missing kernels are an error when the front end is imported, not in the middle of a backward pass.

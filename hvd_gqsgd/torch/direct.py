@@ -5,6 +5,7 @@ from __future__ import annotations
 from threading import Lock
 
 import horovod.torch as hvd
+import numpy as np
 import torch
 
 from hvd_gqsgd import telemetry
@@ -48,23 +49,27 @@ class DirectExchange:
         bucket.tensors = [part.of(self.pending.flat) for part in load.parts]
         if self._scheme.keeps_residuals:
             bucket.residuals = [self._residual(part) for part in load.parts]
+        if self._scheme.on_host:
+            bucket.memory = [self._memory(part) for part in load.parts]
         bucket.step = self._step
         traffic.dense_bytes += load.dense_bytes
         name = f"{self._wire_name}.{load.parts[0].start}"
         return RunningExchange(self._scheme, bucket, name, self._call.process_set, self._problem)
 
     def _residual(self, part: Part) -> torch.Tensor:
-        kept, problem = self._state.residual_of(self._wire_name, part.spec.numel, part.spec.device)
+        device = torch.device("cpu") if self._scheme.on_host else part.spec.device
+        kept, problem = self._state.residual_of(self._wire_name, part.spec.numel, device)
         self._problem = self._problem or problem
         return part.of(kept)
 
+    def _memory(self, part: Part) -> dict[str, np.ndarray]:
+        kept, problem = self._state.memory_of(f"{self._wire_name}[{part.start}:]", part.numel)
+        self._problem = self._problem or problem
+        return kept
+
     def _unnamed(self) -> str:
-        if self._call.name is not None or not self._scheme.keeps_residuals:
-            return ""
-        return (
-            "allreduce with error_feedback=True: expected a name, by which to know the tensor again, got none; write "
-            "hvd.allreduce(tensor, name='x', ...)"
-        )
+        named = self._call.name is not None or not self._scheme.remembers
+        return "" if named else f"allreduce {self._scheme.unnamed}"
 
     def finish(self, pending: Pending, scale: float) -> torch.Tensor:
         """The reduced tensor, in fresh memory."""

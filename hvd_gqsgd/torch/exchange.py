@@ -1,4 +1,4 @@
-"""One bucket on its way: drives a scheme's generator with Horovod's asynchronous allreduce.
+"""One bucket on its way: drives a scheme's generator with Horovod's asynchronous collectives.
 
 Nothing here starts a thread. ``try_to_start_next`` never blocks, which is what hooks may call; ``step``, ``wait`` and
 ``drain`` do.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import horovod.torch as hvd
 import torch
@@ -16,10 +18,10 @@ from horovod.common.exceptions import HorovodInternalError
 from hvd_gqsgd import telemetry
 from hvd_gqsgd.errors import DisagreementError
 from hvd_gqsgd.schemes.agreement import Statement
-from hvd_gqsgd.schemes.base import Bucket, Max, Scheme, Sum, World
-from hvd_gqsgd.schemes.measure import NOTHING, Measured, measure
+from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Collective, Max, Scheme, World
+from hvd_gqsgd.schemes.measure import NOTHING, Measured
 from hvd_gqsgd.torch.agreement import Parties
-from hvd_gqsgd.torch.buffers import kernels_for
+from hvd_gqsgd.torch.buffers import host_kernels, kernels_for, to_host, written_back
 from hvd_gqsgd.torch.traffic import traffic
 
 #: Buckets whose last collective is started before the first of them is waited for: one on the wire, one that follows
@@ -48,13 +50,19 @@ class RunningExchange:
         self.collectives = 0
         self.failure: Exception | None = None
         self._scheme = scheme
-        self._kernels = kernels_for(bucket.norms.device.type)
+        self._tensors = bucket.tensors
+        if scheme.on_host:
+            bucket.tensors = [to_host(tensor) for tensor in bucket.tensors]
+            bucket.residuals = [to_host(residual) for residual in bucket.residuals]
+        self._kernels = host_kernels() if scheme.on_host else kernels_for(bucket.norms.device.type)
+        self.sent_bytes = 0
         self._world = World(size=process_set.size(), rank=process_set.rank())
         self._name = name
         self._process_set = process_set
         self._handle: int | None = None
+        self._collective: Collective | None = None
         self._generator = scheme.collectives(bucket, self._kernels, self._world, valid=not problem)
-        self._resume()
+        self._resume(None)
 
     @property
     def done(self) -> bool:
@@ -71,11 +79,11 @@ class RunningExchange:
         """Wait for the collective under way, then move on by one."""
         handle, self._handle = self._handle, None
         try:
-            _wait(handle)
+            result = _wait(handle)
         except HorovodInternalError as error:
             self.failure = error
         else:
-            self._resume()
+            self._resume(self._result_of(result))
 
     def wait(self) -> None:
         """Wait until the exchange is done."""
@@ -84,27 +92,24 @@ class RunningExchange:
 
     def decode(self, scale: float, out: Sequence[torch.Tensor] | None = None) -> None:
         """Write the members of the finished exchange into ``out``, or into the tensors that they came from."""
-        self._scheme.decode(
-            self.bucket, self._kernels, self._world, self.bucket.tensors if out is None else out, scale=scale
-        )
+        tensors = self._tensors if out is None else out
+        if not self._scheme.on_host:
+            return self._scheme.decode(self.bucket, self._kernels, self._world, tensors, scale=scale)
+        with written_back(tensors) as arrays:
+            self._scheme.decode(self.bucket, self._kernels, self._world, arrays, scale=scale)
 
     def measure(self) -> Measured:
         """What the finished exchange shows of its error; reads its buffers."""
-        bucket, n = self.bucket, self._world.size
+        bucket = self.bucket
         if self.failure is not None:
             return NOTHING
-        norms, words = (buffer.detach().cpu().numpy() for buffer in (bucket.norms, bucket.words))
-        return measure(bucket.layout, norms, words, n, int(words[0]))
-
-    @property
-    def sent_bytes(self) -> int:
-        """What its collectives handed to Horovod."""
-        return self.bucket.norms.nbytes + self.bucket.words.nbytes
+        if not self._scheme.on_host:
+            bucket = replace(bucket, norms=to_host(bucket.norms), words=to_host(bucket.words))
+        return self._scheme.measure(bucket, self._world)
 
     def forget_tensors(self) -> None:
         """The bucket outlives the step; the gradients must not."""
-        self.bucket.tensors = ()
-        self.bucket.residuals = ()
+        self._tensors = self.bucket.tensors = self.bucket.residuals = self.bucket.memory = ()
 
     def explain(self, statement: Statement, parties: Parties) -> Exception:
         """``failure``, or where ranks differ an exception that says in what; then every rank has to call this."""
@@ -116,24 +121,37 @@ class RunningExchange:
             return parties.disagreement(statement)
         return error
 
-    def _resume(self) -> None:
+    def _result_of(self, result: Any) -> Any:
+        collective = self._collective
+        if isinstance(collective, AllToAll):
+            return result[0].numpy()
+        return result.numpy() if isinstance(collective, AllGather) else collective.buffer if collective else None
+
+    def _resume(self, result: Any) -> None:
         try:
-            self._start(next(self._generator))
+            self._start(self._generator.send(result))
         except StopIteration:
             pass
         except Exception as error:
             # Whatever it is, hooks must not raise it: the other ranks would wait for what this one still has to send.
             self.failure = error
 
-    def _start(self, collective: Max | Sum) -> None:
+    def _start(self, collective: Collective) -> None:
         buffer = collective.buffer
-        traffic.sent_bytes += buffer.nbytes
-        self._handle = hvd.allreduce_async_(
-            buffer,
-            name=f"hvd_gqsgd.{self._name}.{self.collectives}",
-            op=hvd.Max if isinstance(collective, Max) else hvd.Sum,
-            process_set=self._process_set,
-        )
+        if self._scheme.on_host:
+            buffer = torch.from_numpy(buffer)
+        sent_bytes = collective.allreduce_bytes(self._world.size)
+        traffic.sent_bytes += sent_bytes
+        self.sent_bytes += sent_bytes
+        who: dict[str, Any] = {"name": f"hvd_gqsgd.{self._name}.{self.collectives}", "process_set": self._process_set}
+        if isinstance(collective, AllToAll):
+            self._handle = hvd.alltoall_async(buffer, torch.tensor(collective.splits, dtype=torch.int32), **who)
+        elif isinstance(collective, AllGather):
+            self._handle = hvd.allgather_async(buffer, **who)
+        else:
+            op = hvd.Max if isinstance(collective, Max) else hvd.Sum
+            self._handle = hvd.allreduce_async_(buffer, op=op, **who)
+        self._collective = collective
         self.collectives += 1
 
 
@@ -168,11 +186,11 @@ def drain(exchanges: Iterable[RunningExchange], finished: Callable[[RunningExcha
     return failed[0] if failed else None
 
 
-def _wait(handle: int | None) -> None:
+def _wait(handle: int | None) -> Any:
     """hvd.synchronize, with shorter naps."""
     while not hvd.poll(handle):
         time.sleep(NAP_S)
-    hvd.synchronize(handle)
+    return hvd.synchronize(handle)
 
 
 def report(operation: str, step: int, exchanges: Sequence[RunningExchange], dense_bytes: int) -> None:

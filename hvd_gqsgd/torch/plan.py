@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 
 from hvd_gqsgd.kernels.layout import Layout, Member
@@ -56,6 +58,11 @@ class Part:
         return cutting.label_of(self.spec.name, self.start)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Its tensor's, if it is all of it."""
+        return self.spec.shape if self.numel == self.spec.numel else (self.numel,)
+
+    @property
     def nbytes(self) -> int:
         return self.numel * self.spec.dtype.itemsize
 
@@ -92,10 +99,7 @@ class Group:
         """All of it."""
         if self._whole is None:
             layout = self._layout(self._parts)
-            device = self._parts[0].spec.device
-            norms = torch.zeros(layout.norms_numel, dtype=torch.float32, device=device)
-            words = torch.zeros(layout.words_numel, dtype=torch.int32, device=device)
-            self._whole = self._load(self._parts, layout, norms, words)
+            self._whole = self._load(self._parts, layout, *self._buffers(layout))
         return self._whole
 
     def partial_load(self, names: tuple[str, ...]) -> Load:
@@ -114,6 +118,14 @@ class Group:
         self._whole = None
         self._partial.clear()
 
+    def _buffers(self, layout: Layout) -> tuple[Any, Any]:
+        """Norms and words."""
+        if self._scheme.on_host:
+            return np.zeros(layout.norms_numel, np.float32), np.zeros(layout.words_numel, np.int32)
+        device = self._parts[0].spec.device
+        norms = torch.zeros(layout.norms_numel, dtype=torch.float32, device=device)
+        return norms, torch.zeros(layout.words_numel, dtype=torch.int32, device=device)
+
     def _layout(self, parts: tuple[Part, ...]) -> Layout:
         members = tuple(
             Member(
@@ -126,7 +138,7 @@ class Group:
         )
         return Layout(members=members, **self._scheme.layout_settings())
 
-    def _load(self, parts: tuple[Part, ...], layout: Layout, norms: torch.Tensor, words: torch.Tensor) -> Load:
+    def _load(self, parts: tuple[Part, ...], layout: Layout, norms: Any, words: Any) -> Load:
         labels = [part.label for part in parts]
         bucket = Bucket(
             layout=layout,
@@ -134,6 +146,8 @@ class Group:
             check=agreement.check_value(repr(self._scheme), *(f"{part.spec} {part.start}" for part in parts)),
             norms=norms,
             words=words,
+            labels=tuple(labels),
+            shapes=tuple(part.shape for part in parts),
         )
         label = f"{labels[0]}+{len(labels) - 1}.{agreement.digest(*labels)}"
         return Load(bucket, parts, label, sum(part.nbytes for part in parts))
@@ -183,6 +197,6 @@ class Plan:
 def groups_of(scheme: Scheme, specs: Sequence[Spec], first_index: int = 0) -> list[Group]:
     """The buckets of tensors on one device, numbered from ``first_index``."""
     tensors = [(spec.numel, spec.dtype.itemsize) for spec in specs]
-    buckets = cutting.cut(tensors, scheme.layout_settings()["block_size"])
+    buckets = cutting.cut(tensors, scheme.layout_settings()["block_size"], whole=not scheme.cuts_tensors)
     parts = [[Part(specs[piece.tensor], piece.start, piece.numel) for piece in bucket] for bucket in buckets]
     return [Group(scheme, members, first_index + index) for index, members in enumerate(parts)]

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from threading import RLock
 
 import horovod.torch as hvd
+import numpy as np
 import torch
 
 from hvd_gqsgd import telemetry
@@ -202,15 +203,23 @@ class Session:
         bucket.tensors = [_payload(now.arrived[part.spec.name], part) for part in load.parts]
         if self._scheme.keeps_residuals:
             bucket.residuals = [self._residual(part) for part in load.parts]
+        if self._scheme.on_host:
+            bucket.memory = [self._memory(part) for part in load.parts]
         name = self._wire_name(load.label)
         now.exchanges[group.index] = RunningExchange(self._scheme, bucket, name, self._process_set, now.problem)
         traffic.dense_bytes += load.dense_bytes
         now.dense_bytes += load.dense_bytes
 
     def _residual(self, part: Part) -> torch.Tensor:
-        kept, problem = self._state.residual_of(part.spec.name, part.spec.numel, part.spec.device)
+        device = torch.device("cpu") if self._scheme.on_host else part.spec.device
+        kept, problem = self._state.residual_of(part.spec.name, part.spec.numel, device)
         self._round.problem = self._round.problem or problem
         return part.of(kept)
+
+    def _memory(self, part: Part) -> dict[str, np.ndarray]:
+        kept, problem = self._state.memory_of(part.label, part.numel)
+        self._round.problem = self._round.problem or problem
+        return kept
 
     def _failure(self, failed: RunningExchange) -> Exception:
         """What to raise for ``failed``, after every collective of the round has come to its end on every rank."""

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 
 from hvd_gqsgd.errors import SettingsError
@@ -26,10 +27,12 @@ class ExchangeState:
     """What one optimizer's exchanges remember.
 
     step: of the next exchange, the part of the dither's key that makes it fresh. residuals: by tensor, flat float32.
+    memories: of schemes on the host, by part of a tensor: its elements, and arrays by name.
     """
 
     step: int = 0
     residuals: dict[str, torch.Tensor] = field(default_factory=dict)
+    memories: dict[str, tuple[int, dict[str, np.ndarray]]] = field(default_factory=dict)
 
     def residual_of(self, name: str, numel: int, device: torch.device) -> tuple[torch.Tensor, str]:
         """What is left over of a tensor, zeros at first; float32 (numel,), to be written to. And what is wrong, if any.
@@ -49,12 +52,31 @@ class ExchangeState:
             kept = self.residuals[name] = kept.to(device)
         return kept, ""
 
+    def memory_of(self, label: str, numel: int) -> tuple[dict[str, np.ndarray], str]:
+        """What a scheme on the host remembers of a part, nothing at first. And what is wrong, as ``residual_of``."""
+        kept_numel, kept = self.memories.setdefault(label, (numel, {}))
+        if kept_numel == numel:
+            return kept, ""
+        return {}, (
+            f"compression state of {label!r}: expected that of {numel} elements, got of {kept_numel}; load the "
+            "state_dict() of this model's own compression"
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "residuals": {name: kept.clone() for name, kept in self.residuals.items()}}
+        memories = {
+            label: {"numel": numel, "arrays": {name: torch.tensor(array) for name, array in arrays.items()}}
+            for label, (numel, arrays) in self.memories.items()
+        }
+        residuals = {name: kept.clone() for name, kept in self.residuals.items()}
+        return {"step": self.step, "residuals": residuals, "memories": memories}
 
     def load(self, saved: Mapping[str, Any]) -> None:
         self.step = int(saved["step"])
         self.residuals = {name: kept.clone() for name, kept in saved["residuals"].items()}
+        self.memories = {
+            label: (entry["numel"], {name: array.clone().numpy() for name, array in entry["arrays"].items()})
+            for label, entry in saved.get("memories", {}).items()
+        }
 
 
 class States:

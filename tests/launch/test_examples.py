@@ -1,6 +1,7 @@
 """The examples train on real data, and report what they sent."""
 
 import json
+import runpy
 import sys
 
 import pytest
@@ -19,3 +20,10 @@ def test_digits(example, transport, arguments, less, tmp_path):
     assert said["ranks"] == 2
     assert said["accuracy"] > 0.95
     assert said["uncompressed_bytes_per_step"] / said["bytes_per_step"] >= less
+
+
+def test_the_table_of_the_demo():
+    row_of = runpy.run_path(str(ROOT / "examples" / "demo.py"))["row_of"]
+    said = {"compression": "gqsgd", "bits": 4, "accuracy": 0.98, "uncompressed_bytes_per_step": 605_224, "seconds": 2.0}
+    assert row_of([{**said, "ranks": 2, "bytes_per_step": 79_864}]).split()[3:] == ["0.9800", "79,864", "7.58x", "2.0"]
+    assert row_of([{**said, "ranks": 1, "bytes_per_step": 0}]).split()[3:] == ["0.9800", "sends", "nothing", "-", "2.0"]

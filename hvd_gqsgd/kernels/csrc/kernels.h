@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 /* Counts up with every change below; a library that was built from other sources is refused. */
-#define GQSGD_ABI 5
+#define GQSGD_ABI 6
 
 /* Instruction sets, in rising order. */
 enum { GQSGD_BASELINE = 0, GQSGD_AVX2 = 1, GQSGD_AVX512 = 2 };

@@ -252,5 +252,10 @@ GQSGD_API void gqsgd_tf_traffic(int64_t *sent, int64_t *dense) {
     *dense = dense_bytes;
 }
 
+GQSGD_API void gqsgd_tf_add_traffic(int64_t sent, int64_t dense) {
+    sent_bytes += sent;
+    dense_bytes += dense;
+}
+
 GQSGD_API void gqsgd_tf_reset_traffic(void) { sent_bytes = dense_bytes = 0; }
 }
