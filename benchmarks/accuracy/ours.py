@@ -53,6 +53,7 @@ class Reduction:
                 words=np.empty(layout.words_numel, dtype=np.int32),
                 tensors=[part for part, bits in zip(gradients.cut(row), chosen, strict=True) if bits is not None],
                 step=step,
+                labels=tuple(t.name for t, bits in zip(gradients.tensors, chosen, strict=True) if bits is not None),
             )
             for row in gradients.workers
         ]

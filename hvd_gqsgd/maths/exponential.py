@@ -1,4 +1,4 @@
-"""Levels that are powers of two: the exponential dithering of Global-QSGD (arXiv 2305.18627, section 4; papers.md 1.3).
+"""Levels that are powers of two: the exponential dithering of Global-QSGD (arXiv 2305.18627; papers.md 1.3).
 
 A code q = +-m, m in 1..s, stands for +-2^(m - s) * M, and 0 for zero: s = 2^(bits - 1) - 1 levels, the last of which
 is the block's norm M and each of which is half of the next. An element between two levels goes to either, so that it

@@ -1,4 +1,4 @@
-"""The general global norm of a block (arXiv 2305.18627, section 3; papers.md 1.1):
+"""The general global norm of a block (arXiv 2305.18627; papers.md 1.1):
 
     ||x||_{q,p} = (sum_i ||x_i||_q^p)^(1/p)        x_i the block on rank i; inf stands for max
 

@@ -125,14 +125,19 @@ def make(name: str, threads: Callable[[], int] | int = 0) -> Kernels:
 
 
 def layout_of(
-    shapes: Sequence[tuple[str, int]], block_size: int, bits: int, rotated: bool = False, dither: str = "independent"
+    shapes: Sequence[tuple[str, int]],
+    block_size: int,
+    bits: int,
+    rotated: bool = False,
+    dither: str = "independent",
+    levels: str = "uniform",
 ) -> Layout:
     """A bucket with a tensor for each (dtype, numel); identities use all 64 bits."""
     members = (
         Member(tensor_id=dithers.mix64(index + 1), numel=numel, dtype=dtype, bits=bits)
         for index, (dtype, numel) in enumerate(shapes)
     )
-    return Layout(members=tuple(members), block_size=block_size, rotated=rotated, dither=dither)
+    return Layout(members=tuple(members), block_size=block_size, rotated=rotated, dither=dither, levels=levels)
 
 
 def to_dtype(x: np.ndarray, dtype: str) -> np.ndarray:
@@ -197,7 +202,8 @@ def specification(
     used = norms if agreed is None else agreed
     outs = []
     for index, (member, tensor) in enumerate(zip(layout.members, tensors, strict=True)):
-        shape = {"block_size": block_size, "bits": member.bits, "levels": max_lane_sum(member.bits) // size}
+        levels = max_lane_sum(member.bits) // size
+        shape = {"block_size": block_size, "bits": member.bits, "levels": levels, "spacing": layout.levels}
         noise, own = dithers.dither_of(layout.dither, turn, member.tensor_id), used[layout.norms_of(index)]
         residual, key = left[index] if left else None, keys[index]
         words[layout.words_of(index)] = quantize.encode(

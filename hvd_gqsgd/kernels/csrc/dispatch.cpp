@@ -59,6 +59,7 @@ Codec codec_of(const gqsgd_codec &given, const gqsgd_segment &segment, bool dith
     codec.bits = (int)segment.bits;
     codec.levels = (int)((((uint64_t)1 << (segment.bits - 1)) - 1) / given.summands);
     codec.rotated = given.rotated;
+    codec.exponential = given.exponential;
     if (codec.rotated) codec.signs = pair_keys(tensor_key(given.seed, 0, segment.tensor_id, rotation));
     if (!dithered) return codec;
     codec.keep = 0xffff;
@@ -162,10 +163,9 @@ void gqsgd_decode(
     const int32_t *words, const float *norms, int threads, int isa) {
     const Variant &variant = variant_of(isa);
     const auto work = [&](const gqsgd_segment &segment, void *out, const float *, const BlockRange &range) {
-        const Codec own = codec_of(*codec, segment, false);
         variant.decode(
-            range, own, (const uint32_t *)words + segment.words_offset, norms + segment.norms_offset,
-            factor / own.levels, out);
+            range, codec_of(*codec, segment, false), (const uint32_t *)words + segment.words_offset,
+            norms + segment.norms_offset, factor, out);
     };
     visit_all({segments, addresses, nullptr, count, codec->block_size}, threads, work);
 }

@@ -69,7 +69,8 @@ GQSGD_API void gqsgd_encode(
     const gqsgd_codec *codec, const gqsgd_segment *segments, const uint64_t *addresses, const uint64_t *residuals,
     int64_t count, const float *norms, int32_t *words, int threads, int isa);
 
-/* Elements = lane sums * (norm * (factor / levels)), written for every segment to its address. */
+/* Elements = lane sums * (norm * (factor / levels)), written for every segment to its address; with exponential levels,
+ * powers of two * (norm * factor). */
 GQSGD_API void gqsgd_decode(
     const gqsgd_codec *codec, const gqsgd_segment *segments, const uint64_t *addresses, int64_t count, double factor,
     const int32_t *words, const float *norms, int threads, int isa);

@@ -12,7 +12,7 @@ struct PairKeys {
 // the rotation.
 struct Codec {
     int bits, levels;
-    bool rotated;
+    bool rotated, exponential;
     PairKeys dither;
     uint32_t shift, keep, flip;
     PairKeys signs;
@@ -33,7 +33,7 @@ struct Variant {
         const BlockRange &range, const Codec &codec, const void *x, float *residual, const float *norms,
         uint32_t *words);
     void (*decode)(
-        const BlockRange &range, const Codec &codec, const uint32_t *words, const float *norms, double unit, void *out);
+        const BlockRange &range, const Codec &codec, const uint32_t *words, const float *norms, double factor, void *out);
 };
 
 extern const Variant baseline_variant;
