@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compressions import COMPRESSIONS, settings_of
 from benchmarks.network import launch
-from benchmarks.programs.training import COMPRESSIONS
 from benchmarks.steps import context
 from benchmarks.training_plot import draw
 from benchmarks.training_table import tables
@@ -65,7 +65,7 @@ def _train(arguments: argparse.Namespace, model: str, optimizer: str) -> None:
             "model": model,
             "optimizer": optimizer,
             "compression": compression,
-            "settings": _settings(compression),
+            "settings": settings_of(compression),
             "ranks": arguments.ranks,
             "seeds": list(range(arguments.seeds)),
             "steps": max(1, round(task.steps * arguments.steps_scale)),
@@ -82,12 +82,6 @@ def _train(arguments: argparse.Namespace, model: str, optimizer: str) -> None:
     document["cells"] = [done for done in document["cells"] if [done[key] for key in keys] not in replaced]
     _save(arguments.json, document)
     launch("training", "loopback", arguments.ranks, {"cells": missing, "json": str(arguments.json.absolute())})
-
-
-def _settings(compression: str) -> str:
-    """Everything that a run with ``compression`` depends on: a repr with all settings, or Horovod's own class."""
-    value = COMPRESSIONS[compression]
-    return f"hvd.Compression.{compression}" if isinstance(value, type) else repr(value)
 
 
 def _save(path: Path, document: dict[str, Any]) -> None:
