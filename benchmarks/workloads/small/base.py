@@ -55,6 +55,12 @@ class Task(ABC):
     def references(self) -> dict[str, float]:
         """What the metrics may be held against."""
 
+    def ends(self, model: nn.Module) -> dict[str, float]:
+        """``evaluate`` of a model that has been trained."""
+        model.eval()
+        with torch.no_grad():
+            return self.evaluate(model)
+
     def optimizer(self, name: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """SGD with momentum 0.9 or Adam, at the task's rate; names as in OPTIMIZERS."""
         if name == "adam":
@@ -73,3 +79,13 @@ def decayed(progress: float) -> float:
     if progress < WARM_UP:
         return progress / WARM_UP
     return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+def schedule_of(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """``decayed`` over a run of ``steps``."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: decayed((step + 1) / (steps + 1)))
+
+
+def draw_of(seed: int, rank: int) -> torch.Generator:
+    """What rank ``rank`` draws its batches from, in the run with this seed."""
+    return torch.Generator().manual_seed(1_000_003 * seed + rank)
