@@ -113,10 +113,8 @@ def run_training(options: argparse.Namespace) -> None:
         number = None if every == "None" else int(every)
         for lr in options.lr:
             schemes[f"sync_every={every}, lr={lr}"] = Marsit(sync_every=number, lr=lr, min_numel=least)
-    print(
-        f"| {task.name}, {options.ranks} ranks, {options.optimizer} | rate | "
-        + " | ".join(m.name for m in task.metrics)
-    )
+    heads = [f"{task.name}, {options.ranks} ranks, {options.optimizer}", "rate", *(m.name for m in task.metrics)]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     for rate in options.rates:
         for label, scheme in schemes.items():
             runs = [

@@ -91,16 +91,26 @@ def test_the_schedule():
     assert full_steps(100) == [0]
 
 
-def test_the_size_of_a_step_follows_the_last_full_one_and_is_kept():
-    scheme, inputs = Marsit(sync_every=2), gaussian(3, (1000, 2000))
-    buckets = buckets_for(scheme, inputs)
-    run(scheme, buckets, inputs)
-    ones = run(scheme, at(buckets, 1), inputs, scale=3.0)[0]
+@pytest.mark.parametrize("unit", [1.0, 1e-30, 1e25])
+def test_the_size_of_a_step_follows_the_largest_gradient(unit):
+    scheme, inputs = Marsit(), [[t * np.float32(unit) for t in tensors] for tensors in gaussian(3, (1000, 9000))]
+    inputs[1][1] *= 5
+    outs = allreduce(scheme, inputs, scale=3.0, step=1)[0]
     for member in range(2):
-        size = np.mean([np.sqrt(np.mean(i[member] ** 2)) for i in inputs]) * RELATIVE_STEP
-        np.testing.assert_allclose(np.abs(ones[member]), 3 * size, rtol=1e-6)
-        for bucket in buckets:
-            np.testing.assert_allclose(bucket.memory[member]["scale"], [size], rtol=1e-6)
+        sizes = [np.sqrt(np.mean(np.square(i[member], dtype=np.float64))) for i in inputs]
+        np.testing.assert_allclose(np.abs(outs[member]), 3 * RELATIVE_STEP * max(sizes), rtol=1e-5)
+
+
+def test_gradients_of_zeros_move_nothing_and_forget_nothing():
+    scheme, inputs = Marsit(), gaussian(2, (1000,))
+    buckets = buckets_for(scheme, inputs, step=1)
+    run(scheme, buckets, inputs)
+    before = [c.copy() for c in kept(buckets)]
+    for bucket in buckets:
+        bucket.tensors = [np.zeros(1000, dtype=np.float32)]
+    (out,) = run(scheme, at(buckets, 2), inputs)[0]
+    np.testing.assert_array_equal(out, 0)
+    np.testing.assert_array_equal(kept(buckets), before)
 
 
 def test_runs_are_replayed_and_differ_by_seed_step_and_tensor():
@@ -146,8 +156,7 @@ def test_every_dtype_in_place_on_every_implementation(name, dtype):
                 np.testing.assert_array_equal(out, buckets[0].tensors[member])
                 values = floats.to_float32(out)
                 if step:
-                    size = bucket.memory[member]["scale"][0]
-                    np.testing.assert_allclose(np.abs(values), size, rtol=2**-8)
+                    assert np.unique(np.abs(values)).size == 1
                 else:
                     mean = np.mean([floats.to_float32(i[member]) for i in inputs], axis=0)
                     np.testing.assert_allclose(values, mean, rtol=2**-8, atol=1e-6)
@@ -182,8 +191,7 @@ def test_bytes_of_a_step():
         return loopback.run([scheme.collectives(b, KERNELS, World(n, r)) for r, b in enumerate(buckets)])
 
     header = 4 * (3 + 1 + 1)
-    # In front of the elements, the number of ranks and the size of the gradient.
-    assert sent(0) == 4 * 100_002 + header
+    assert sent(0) == 4 * 100_001 + header
     assert sent(1) == pytest.approx(100_000 / 8 + header, abs=8)
 
 
