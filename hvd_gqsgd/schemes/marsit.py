@@ -36,10 +36,12 @@ from hvd_gqsgd.schemes.measure import Measured
 
 #: Elements that share a norm, which here says no more than whether they are finite.
 BLOCK_SIZE = 1 << 24
-#: With lr=None: the step in units of the root mean square of a rank's own gradient, averaged over the ranks. The result
-#: would not do in its place: it has the compensation in it, as large as the last step, and so feeds upon itself.
+#: With lr=None: the step in units of the root mean square of the gradient, on the rank where that is largest. Of the
+#: gradient and not of a result: that has the compensation in it, as large as the last step, and so feeds upon itself.
 RELATIVE_STEP = 4.0
 _OUTCOME = "marsit outcome"
+#: Squares that are summed in float32.
+_ROW = 4096
 
 
 @dataclass
@@ -59,8 +61,8 @@ class Marsit(Scheme):
 
     sync_every: every so many steps, beginning with the first, gradients are averaged in full precision and the
         compensation starts again at zero; None for the first step alone. An element takes (31 + K) / K bits.
-    lr: size of a one-bit step of every element, in units of the gradient; None for one size per tensor: at its last
-        full-precision step, the root mean square of the ranks' own gradients times ``RELATIVE_STEP``.
+    lr: size of a one-bit step of every element, in units of the gradient; None for one size per tensor and step,
+        ``RELATIVE_STEP`` times the root mean square of the gradient.
     min_numel: tensors with fewer elements are sent as Horovod would send them.
     seed: of the merges, which are functions of (seed, step, tensor, hop).
 
@@ -98,7 +100,7 @@ class Marsit(Scheme):
     @property
     def stages(self) -> Sequence[Sequence[Kind]]:
         nothing, average, signs_of, merged = (None, ""), (Sum, "float32"), (AllToAll, "int32"), (AllGather, "int32")
-        return [[(Max, "float32")], [average, signs_of, nothing], [signs_of, merged, nothing], [merged, nothing]]
+        return [[(Max, "float32")], [average, signs_of, nothing], [merged, nothing]]
 
     @property
     def remembers(self) -> bool:
@@ -127,9 +129,7 @@ class Marsit(Scheme):
         layout, misfit = bucket.layout, _misfit(bucket)
         bucket.write_header(valid and not misfit)
         kernels.block_norms(layout, bucket.tensors, bucket.norms, Turn(self.seed, bucket.step, 0, 1))
-        # The largest size of a step counts: restored from different steps, ranks might have several. Whoever has none
-        # says infinity, and then all average this tensor.
-        sizes = np.array([self._size(memory) for memory in bucket.memory], dtype=np.float32)
+        sizes = np.array([self._size(tensor) for tensor in bucket.tensors], dtype=np.float32)
         present = yield from presence.largest([bucket.norms, sizes], world)
         try:
             step = bucket.read_header()
@@ -137,18 +137,16 @@ class Marsit(Scheme):
             if misfit:
                 raise DisagreementError(misfit) from error
             raise
-        in_full = step == 0 if self.sync_every is None else step % self.sync_every == 0
-        averaged: list[int] = []
-        voted: list[int] = []
         # One that is not finite on some rank is NaN on all, and nothing is remembered of it.
-        for index in _finite(bucket):
-            (averaged if in_full or np.isinf(sizes[index]) else voted).append(index)
+        finite = [i for i in range(len(sizes)) if not np.isinf(bucket.norms[layout.norms_of(i)]).any()]
         outcome = bucket.scratch[_OUTCOME] = _Outcome()
-        if averaged:
-            yield from self._average(bucket, averaged, outcome)
-        if voted:
+        if not finite:
+            return
+        if step == 0 if self.sync_every is None else step % self.sync_every == 0:
+            yield from _average(bucket, finite, outcome)
+        else:
             presence.require_all(bucket, world, present)
-            yield from self._vote(bucket, voted, sizes, sign_kernels.beside(kernels), world, step, outcome)
+            yield from self._vote(bucket, finite, sizes, sign_kernels.beside(kernels), world, step, outcome)
 
     def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:
         outcome: _Outcome = bucket.scratch[_OUTCOME]
@@ -171,41 +169,19 @@ class Marsit(Scheme):
         error = math.nan if outcome.words else 0.0
         return Measured(error, math.fsum(squares), norms.size, int(np.count_nonzero(np.isinf(norms))))
 
-    def _size(self, memory: dict[str, np.ndarray]) -> float:
-        """This rank's size of a step; infinity if it has none."""
+    def _size(self, tensor: np.ndarray) -> float:
+        """What this rank proposes for a step."""
         if self.lr is not None:
             return self.lr
-        size = float(memory["scale"][0]) if "scale" in memory else 0.0
-        # Zero comes of gradients that were zero: nothing could ever move.
-        return size if 0 < size < math.inf else math.inf
-
-    def _average(self, bucket: Bucket, members: Sequence[int], outcome: _Outcome) -> Exchange:
-        """The mean of u in full precision, and the size of the steps that follow.
-
-        In front of the elements travel a 1, so that the sum counts the ranks in it, and the size of each gradient.
-        """
-        lengths, head = [member.numel for member in bucket.layout.members], 1 + len(members)
-        flat = np.empty(head + sum(lengths[index] for index in members), dtype=np.float32)
-        flat[0] = 1
-        for number, (index, part) in enumerate(_parts(flat[head:], members, lengths), start=1):
-            part[...] = floats.to_float32(bucket.tensors[index])
-            flat[number] = np.sqrt(np.square(part, dtype=np.float64).mean())
-            if "compensation" in bucket.memory[index]:
-                part += bucket.memory[index]["compensation"]
-        yield Sum(flat)
-        flat /= flat[0]
-        for number, (index, part) in enumerate(_parts(flat[head:], members, lengths), start=1):
-            outcome.means[index], memory = part, bucket.memory[index]
-            if "compensation" in memory:
-                memory["compensation"] = np.zeros_like(part)
-            if self.lr is None:
-                memory["scale"] = np.array([RELATIVE_STEP * flat[number]], dtype=np.float32)
+        size = RELATIVE_STEP * _root_mean_square(floats.to_float32(tensor))
+        # What MPI's maximum does with NaN is undefined, and the norms have it.
+        return size if math.isfinite(size) else 0.0
 
     def _vote(
         self,
         bucket: Bucket,
         members: Sequence[int],
-        sizes: np.ndarray,
+        sizes: Sequence[float],
         kernels: SignKernels,
         world: World,
         step: int,
@@ -240,12 +216,26 @@ class Marsit(Scheme):
                 )
         merged = yield AllGather(merged)
         for index, part in _parts(merged, members, lengths):
-            size, memory = float(sizes[index]), bucket.memory[index]
+            size, memory = sizes[index], bucket.memory[index]
             # Not before the last collective is there: a step that fails on the way may be made again.
             kernels.compensate(bucket.tensors[index], memory["compensation"], part, size)
-            if self.lr is None:
-                memory["scale"] = np.array([size], dtype=np.float32)
             outcome.words[index] = part, size
+
+
+def _average(bucket: Bucket, members: Sequence[int], outcome: _Outcome) -> Exchange:
+    """The mean of u in full precision. A 1 in front makes the sum count the ranks in it."""
+    lengths = [member.numel for member in bucket.layout.members]
+    flat = np.empty(1 + sum(lengths[index] for index in members), dtype=np.float32)
+    flat[0] = 1
+    for index, part in _parts(flat[1:], members, lengths):
+        part[...] = floats.to_float32(bucket.tensors[index])
+        part += bucket.memory[index].get("compensation", 0)
+    yield Sum(flat)
+    for index, part in _parts(flat[1:], members, lengths):
+        part /= flat[0]
+        outcome.means[index], memory = part, bucket.memory[index]
+        if "compensation" in memory:
+            memory["compensation"] = np.zeros_like(part)
 
 
 def _parts(flat: np.ndarray, members: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -255,19 +245,25 @@ def _parts(flat: np.ndarray, members: Sequence[int], lengths: Sequence[int]) -> 
         yield index, flat[start:end]
 
 
-def _finite(bucket: Bucket) -> Iterator[int]:
-    layout = bucket.layout
-    return (i for i in range(len(layout.members)) if not np.isinf(bucket.norms[layout.norms_of(i)]).any())
+def _root_mean_square(x: np.ndarray) -> float:
+    """Of float32 (numel,); NaN or infinity where x has one. The same for any number of threads, unlike BLAS."""
+    whole = x[: x.size // _ROW * _ROW].reshape(-1, _ROW)
+    rest = x[whole.size :]
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = float(np.einsum("ij,ij->i", whole, whole).sum(dtype=np.float64) + np.einsum("i,i->", rest, rest))
+        # Squares that float32 has in full.
+        if not 1e-30 * x.size < squares < math.inf:
+            squares = float(np.square(x, dtype=np.float64).sum())
+    return math.sqrt(squares / max(1, x.size))
 
 
 def _misfit(bucket: Bucket) -> str:
     """What is wrong with the memory of this rank; empty if nothing."""
     for name, member, memory in zip(bucket.names, bucket.layout.members, bucket.memory, strict=True):
-        for key, numel in (("compensation", member.numel), ("scale", 1)):
-            got = memory.get(key)
-            if got is not None and (got.shape != (numel,) or got.dtype != np.float32):
-                return (
-                    f"Marsit: allreduce of {name!r}: expected its saved {key!r} as float32 ({numel},), got {got.dtype} "
-                    f"{got.shape}; load the state that was saved with this model, or none on any rank"
-                )
+        got = memory.get("compensation")
+        if got is not None and (got.shape != (member.numel,) or got.dtype != np.float32):
+            return (
+                f"Marsit: allreduce of {name!r}: expected its saved compensation as float32 ({member.numel},), got "
+                f"{got.dtype} {got.shape}; load the state that was saved with this model, or none on any rank"
+            )
     return ""

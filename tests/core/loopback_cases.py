@@ -64,3 +64,10 @@ def allreduce(scheme: Scheme, inputs: Inputs, scale: float = 1.0, step: int = 0,
 def gaussian(n: int, numels: Sequence[int] = (1000, 7, 256), seed: int = 0) -> list[list[np.ndarray]]:
     rng = np.random.default_rng(seed)
     return [[rng.standard_normal(m).astype(np.float32) for m in numels] for _ in range(n)]
+
+
+def at(buckets: Sequence[Bucket], step: int) -> Sequence[Bucket]:
+    """The buckets, in another step."""
+    for bucket in buckets:
+        bucket.step = step
+    return buckets
