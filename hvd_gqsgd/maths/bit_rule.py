@@ -1,12 +1,13 @@
-"""How wide a step's codes are, from the norm of its gradient (DQ-SGD, arXiv 2107.14575), within a budget solved on line.
+"""How wide a step's codes are, by the size of its gradient (DQ-SGD, arXiv 2107.14575), within a budget solved on line.
 
     s_n = t |M_n|                      levels, "nonconvex": one absolute step 1 / t for the whole run
     s_n = k alpha^((N-n)/2) |M_n|      levels, "strongly_convex": a step that shrinks by sqrt(alpha) each time
     B_n = log2(s_n + 1) + 1            bits
 
-Lanes come in few widths, so B_n only says where between two of them a step belongs: ``Menu.wire_of`` is a straight line
-in log2 s_n through the (levels, bits on the wire) of every width, which are the rule's own points. What is left when a
-width is taken goes to the next steps (error diffusion), so their mean is what the rule wanted.
+That is where the sum of |M_n|^2 / s_n^2, the paper's error, is least for its bits, were there a width for every real
+number. Lanes come in few, 3.2, 4, 5.3 bits and so on, so the same sum is made least over those: the next width is taken
+where |M_n|^2 times what it takes off 1 / s^2 is worth its bits (``Menu``). Between real bits and theirs by turns, each
+narrow step would cost far more than a wide one gains: error is exponential in bits.
 
 The rule has to come out alike on every rank, down to the last bit, from numbers that all of them have. So what decides
 a width is additions, multiplications and comparisons of IEEE numbers, ``log2`` included; what is planned for later
@@ -23,19 +24,28 @@ from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
-#: Steps' worth of norms that the line through them remembers, as part of the run, and at least.
-MEMORY = 0.25
-LEAST_MEMORY = 16
-#: Norms that the line starts with, all like the first, so that two of them do not yet make a trend.
-CAUTION = 4
-#: Steps in which a debt is paid back where the end is not known, as part of those made, and at least.
-PATIENCE = 1 / 16
-LEAST_PATIENCE = 4
-RAMP = 0.125
-TOLERANCE = 0.01
-FIRST_NOISE = 0.5
+#: Parts of the surprise of each norm by which level and drift follow, and of its square by which the noise does. A
+#: drift is never above 0: falling norms keep their share of bits, rising ones get more. Found on the norms of training
+#: runs (docs/dqsgd.md), which turn: longer memories, and trends taken to go on, lost several times what they won.
+LEVEL_GAIN = 0.15
+DRIFT_GAIN = 0.01
+NOISE_GAIN = 0.08
+#: Scatter of log2 |M| that is assumed at first, and at least.
+FIRST_NOISE = 1.0
 LEAST_NOISE = 0.1
-TRUST = 1.0
+#: First steps, which do not get less than their share: norms fall fast there, and what errs there is large.
+START = 16
+#: Where the end is not known: debts that are let be, as part of what was to be spent, and the steps in which others are
+#: paid back, as part of those made, and at least. So each step could be the last and the budget be met within 2 %.
+PARDON = 0.005
+PATIENCE = 0.04
+LEAST_PATIENCE = 3
+#: Half of the width, in log2 |M|, over which one width gives way to the next: budgets between two need both by turns.
+RAMP = 0.125
+#: Bits by which the goal is missed on both sides to find the middle of where it is met.
+TOLERANCE = 0.01
+#: Halvings of the range in which the plan is looked for, some tens wide.
+ROUNDS = 24
 
 
 def log2(x: float) -> float:
@@ -76,11 +86,26 @@ class Menu:
         return self.widths[-1].wire
 
     @cached_property
+    def best(self) -> list[Width]:
+        """The best buy for some norm: what they take off 1 / L^2 for a bit falls from one to the next."""
+        kept: list[Width] = []
+        for width in self.widths:
+            while len(kept) > 1 and _gain(kept[-2], kept[-1]) <= _gain(kept[-1], width):
+                kept.pop()
+            kept.append(width)
+        return kept
+
+    @cached_property
+    def reach(self) -> float:
+        """log2 t |M| beyond which, on either side of 0, ``wire_of`` does not change."""
+        return max(abs(x) for x in self._points[0])
+
+    @cached_property
     def _points(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
         """Corners of ``wire_of``: log2 |M|, bits on the wire, and the integral of the second over the first."""
-        x, y = [], []
-        best = _convex(self.widths)
-        for low, high in pairwise(best):
+        x: list[float] = []
+        y: list[float] = []
+        for low, high in pairwise(self.best):
             saved = low.levels**-2.0 - high.levels**-2.0
             worth = log2((high.wire - low.wire) / saved) / 2
             x += [worth - RAMP, worth + RAMP]
@@ -114,20 +139,11 @@ class Menu:
 
     def nearest(self, wire: float) -> Width:
         """The width that costs most nearly ``wire``; the wider of two that are equally near."""
-        return min(reversed(_convex(self.widths)), key=lambda width: abs(width.wire - wire))
+        return min(reversed(self.best), key=lambda width: abs(width.wire - wire))
 
     def at_least(self, log2_levels: float) -> Width:
         """The smallest width with so many levels, or the widest."""
         return next((w for w in self.widths if log2(w.levels) >= log2_levels - 2.0**-20), self.widths[-1])
-
-
-def _convex(widths: Sequence[Width]) -> list[Width]:
-    kept: list[Width] = []
-    for width in widths:
-        while len(kept) > 1 and _gain(kept[-2], kept[-1]) <= _gain(kept[-1], width):
-            kept.pop()
-        kept.append(width)
-    return kept
 
 
 def _gain(low: Width, high: Width) -> float:
@@ -137,7 +153,8 @@ def _gain(low: Width, high: Width) -> float:
 class State(NamedTuple):
     """What a run remembers. Logarithms are to base 2; None: not known yet.
 
-    steps: made. seen: norms that the line is made of. level, slope: of the line through log |M|, at the last norm.
+    steps: made. seen: norms that were learned from. level, drift, noise: the logarithm
+    expected next, what it changes by in a step, how much they scatter.
     debt: bits per element that were wanted beyond the budget. carry: those sent beyond what was wanted.
     plan: log of t, or of k alpha^((N-n)/2), for the step that comes. fixed: of t or k for a relative error of 1.
     """
@@ -145,7 +162,7 @@ class State(NamedTuple):
     steps: int = 0
     seen: int = 0
     level: float | None = None
-    slope: float | None = None
+    drift: float | None = None
     noise: float | None = None
     debt: float | None = None
     carry: float | None = None
@@ -156,7 +173,7 @@ class State(NamedTuple):
     def from_numbers(cls, numbers: Sequence[float]) -> State:
         """Undo ``to_numbers``."""
         counts, rest = [int(n) for n in numbers[:COUNTS]], numbers[COUNTS:]
-        return cls(*counts, *(n / SCALE - OFFSET if n else None for n in rest))
+        return cls(counts[0], counts[1], *(n / SCALE - OFFSET if n else None for n in rest))
 
     def to_numbers(self) -> list[float]:
         """Integers in [0, 2^48), rounded to 2^-27; 0 is what a state that knows nothing has in every place.
@@ -164,8 +181,9 @@ class State(NamedTuple):
         So an element-wise maximum leaves equal states as they are and prefers any to none. Of different ones it makes
         a mixture, whose numbers are some of theirs.
         """
-        kept = (0 if x is None else round((min(max(x, -LIMIT), LIMIT) + OFFSET) * SCALE) for x in self[COUNTS:])
-        return [float(number) for number in (*self[:COUNTS], *kept)]
+        known = (self.level, self.drift, self.noise, self.debt, self.carry, self.plan, self.fixed)
+        kept = (0 if x is None else round((min(max(x, -LIMIT), LIMIT) + OFFSET) * SCALE) for x in known)
+        return [float(number) for number in (self.steps, self.seen, *kept)]
 
 
 COUNTS = 2
@@ -188,9 +206,8 @@ class Budget:
 
     steps: of the run; None if not known. shrinking: -log2(alpha) / 2, what each step has more than the one before.
 
-    Solved for: the mean over the steps that are left, their norms on the line through those seen, equals what is left
-    of the budget. No trend is taken to go on for longer than it has been seen. Where the end is not known, the line is
-    flat and few steps are left, always: bits then follow the norms of the last few steps, not those of the run.
+    Solved for: the mean over the steps that are left, their norms scattered about the level of the last ones, equals
+    what is left of the budget. Where the end is not known, few steps are left, always.
     """
 
     bits: float
@@ -202,82 +219,66 @@ class Budget:
         if norm is None:
             return Choice(menu.widths[0], menu.least)
         wanted = self.bits if state.plan is None else menu.wire_of(state.plan + norm)
+        if state.seen < START and not self.shrinking:
+            wanted = max(wanted, self.bits)
         wanted = min(max(wanted, menu.least), menu.most)
         return Choice(menu.nearest(wanted - (state.carry or 0.0)), wanted)
 
     def after(self, state: State, norm: float | None, choice: Choice, menu: Menu) -> State:
         """The state after a step. norm: None where it is not to be learned from."""
-        steps = state.steps + 1
         debt = (state.debt or 0.0) + choice.wanted - self.bits
         carry = (state.carry or 0.0) + choice.width.wire - choice.wanted
-        state = state._replace(steps=steps, debt=debt, carry=carry)
+        state = state._replace(steps=state.steps + 1, debt=debt, carry=carry)
         if norm is not None:
-            state = self._learn(state, norm)
+            state = _learn(state, norm)
         return state._replace(plan=self._plan(state, menu))
 
-    def _learn(self, state: State, norm: float) -> State:
-        """Least squares: the gains of a line through ``seen`` norms, which then forgets beyond ``memory``."""
-        if state.level is None or state.slope is None:
-            return state._replace(seen=1, level=norm, slope=0.0, noise=FIRST_NOISE)
-        memory = max(LEAST_MEMORY, int(MEMORY * (self.steps or state.steps)))
-        k = min(state.seen + 1, memory) + CAUTION
-        expected = state.level + state.slope
-        surprise = norm - expected
-        noise = state.noise or 0.0
-        return state._replace(
-            seen=state.seen + 1,
-            noise=math.sqrt(noise**2 + (surprise**2 - noise**2) / k),
-            level=expected + surprise * 2 * (2 * k - 1) / (k * (k + 1)),
-            slope=state.slope + surprise * 6 / (k * (k + 1)),
-        )
-
     def _plan(self, state: State, menu: Menu) -> float | None:
-        if state.level is None or state.slope is None:
+        if state.level is None:
             return None
-        patience = LEAST_PATIENCE + int(PATIENCE * state.steps)
-        left = patience if self.steps is None else max(self.steps - state.steps, LEAST_PATIENCE)
-        goal = self.bits - (state.debt or 0.0) / left
-        goal = min(max(goal, menu.least), menu.most)
-        debt_cap = 0
-        lines = self._forecast(state, left)
-        return (
-            sum(
-                self._solve(lines, min(max(goal + off, menu.least), menu.most), menu) for off in (-TOLERANCE, TOLERANCE)
-            )
-            / 2
-        )
+        if self.steps is None:
+            left, pardoned = LEAST_PATIENCE + int(PATIENCE * state.steps), PARDON * self.bits * state.steps
+        else:
+            left, pardoned = max(self.steps - state.steps, 1), 0.0
+        debt = state.debt or 0.0
+        unpaid = max(0.0, abs(debt) - pardoned)
+        goal = self.bits - math.copysign(unpaid, debt) / left
+        growing = 0 if self.steps is None else max(0, min(self.steps - state.steps, left))
+        # Where the goal is met over a whole range of t, as by one width alone, its middle is safe from noise.
+        return sum(self._solve(state, goal + off, left, growing, menu) for off in (-TOLERANCE, TOLERANCE)) / 2
 
-    def _solve(self, lines, goal, menu):
-        left = sum(c for c, _, _ in lines)
-        reach = max(max(abs(a), abs(b)) for _, a, b in lines)
-        # Enough to have every step at the smallest width, or at the widest.
-        low, high = -reach - 4.0, reach + 4.0 + log2(menu.widths[-1].levels)
-        for _ in range(30):
-            middle = (low + high) / 2
-            mean = sum(count * menu.mean_wire(middle + a, middle + b) for count, a, b in lines) / left
-            low, high = (middle, high) if mean < goal else (low, middle)
+    def _solve(self, state: State, goal: float, left: int, growing: int, menu: Menu) -> float:
+        """The plan with which the next ``left`` steps take ``goal`` bits in the mean."""
+        assert state.level is not None
+        goal = min(max(goal, menu.least), menu.most)
+        rise = self.shrinking * growing
+        # Uniform ranges as wide as the noise, and for steps that grow as wide as both together.
+        scatter = 3 * max(state.noise or 0.0, LEAST_NOISE) ** 2
+        parts = [(growing, rise / 2, math.sqrt(scatter + rise**2 / 4)), (left - growing, rise, math.sqrt(scatter))]
+        parts = [(count, state.level + middle, half) for count, middle, half in parts if count]
+        reach = max(abs(middle) + half for _, middle, half in parts)
+        # So low that every step takes the narrowest codes, so high that every one takes the widest.
+        low, high = -reach - menu.reach, reach + menu.reach
+        for _ in range(ROUNDS):
+            plan = (low + high) / 2
+            mean = (
+                sum(c * menu.mean_wire(plan + middle - half, plan + middle + half) for c, middle, half in parts) / left
+            )
+            low, high = (plan, high) if mean < goal else (low, plan)
         return (low + high) / 2
 
-    def _forecast(self, state: State, left: int) -> list[tuple[int, float, float]]:
-        """The next ``left`` steps' log |M|, with what alpha adds, as (steps, first, last) of straight lines."""
-        assert state.level is not None and state.slope is not None
-        start = state.level + state.slope
-        spread = 3 * max(state.noise or 0, LEAST_NOISE) ** 2
 
-        def line(count, a, b):
-            c, h = (a + b) / 2, math.sqrt((b - a) ** 2 / 4 + spread)
-            return count, c - h, c + h
-
-        if self.steps is None:
-            return [line(left, start, start)]
-        straight = min(left, max(1, int(TRUST * state.seen)))
-        growing = max(0, min(self.steps - state.steps, left))
-
-        def at(step: int) -> float:
-            return start + state.slope * min(step, straight) + self.shrinking * min(step, growing)
-
-        ends = sorted({0, straight, growing, left} - {left}) + [left]
-        return [line(b - a, at(a), at(b)) for a, b in pairwise(ends) if b > a]
+def _learn(state: State, norm: float) -> State:
+    if state.level is None:
+        return state._replace(seen=1, level=norm, drift=0.0, noise=FIRST_NOISE)
+    surprise, noise = norm - state.level, state.noise or 0.0
+    drift = min(0.0, (state.drift or 0.0) + DRIFT_GAIN * surprise)
+    return state._replace(
+        seen=state.seen + 1,
+        level=state.level + LEVEL_GAIN * surprise + drift,
+        drift=drift,
+        noise=math.sqrt(noise**2 + NOISE_GAIN * (surprise**2 - noise**2)),
+    )
 
 
 @dataclass(frozen=True)
@@ -304,10 +305,6 @@ class Target:
     def after(self, state: State, norm: float | None, choice: Choice, menu: Menu) -> State:
         """The state after a step."""
         return state._replace(steps=state.steps + 1)
-
-    def wants_first(self, state: State, norm: float | None) -> bool:
-        """Whether ``first`` is to be called after this step; norm: as in ``Budget.after``."""
-        return state.fixed is None and norm is not None
 
     def first(self, state: State, norm: float, choice: Choice, squared_error: float, squared_mean: float) -> State:
         """The state after the first step. squared_error: expected of its codes; squared_mean: of what was decoded.

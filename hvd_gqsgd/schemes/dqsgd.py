@@ -43,15 +43,15 @@ MOST_STEPS = 1 << 40
 class DQSGD(BlockScheme):
     """Settings of DQ-SGD. Write either ``bits`` or ``target_error``.
 
-    bits: on the wire per element in the mean over the run, a real number from 32 / 16 to 32 / 2; norms, 32 / block_size,
-        come on top. 4.0 if there is no ``target_error``. n ranks need lanes of at least log2(n + 1) + 1 bits.
+    bits: on the wire per element in the mean over the run, a real number from 2 to 16; norms, 32 / block_size, come
+        on top. 4.0 if there is no ``target_error``. n ranks need lanes of at least log2(n + 1) + 1 bits.
     target_error: |error| / |mean gradient| to be expected in the first step. The absolute error then stays as it is
         there ("nonconvex"), so that bits follow log2 of the norm; no budget holds.
     rule: "nonconvex" makes the error the same in every step. "strongly_convex" lets it shrink by sqrt(alpha) in each,
         because what errs early is forgotten; needs ``alpha`` and ``steps``.
     alpha: contraction of one step of SGD, 1 - 2 mu eta + L mu eta^2 in the paper, in (0, 1).
-    steps: of the run; later ones count as the last. With a budget, "nonconvex" without it spends the same in every part
-        of the run and lets bits follow the norms of some steps only.
+    steps: of the run; later ones count as the last. With a budget, what is not spent is then kept for all of the run;
+        without it, for some steps only, since each may be the last.
     block_size, rotation, dither, error_feedback, min_numel, seed: as in GlobalQSGD.
     """
 
@@ -117,8 +117,8 @@ class DQSGD(BlockScheme):
         least = 32 / lanes_per_word(_lanes_for(size)[0])
         if self.bits is not None and self.bits < least:
             raise SettingsError(
-                f"DQSGD(bits={self.bits!r}) on {size} ranks: the sum of {size} codes takes {least:.4g} bits on the wire "
-                f"at least, got a budget of {self.bits:.4g}; write bits={math.ceil(10 * least) / 10} or more"
+                f"DQSGD(bits={self.bits!r}) on {size} ranks: a sum of {size} codes takes {least:.4g} bits on the wire "
+                f"or more, got a budget of {self.bits:.4g}; write bits={math.ceil(10 * least) / 10} or more"
             )
 
     def collectives(self, bucket: Bucket, kernels: Kernels, world: World, *, valid: bool = True) -> Exchange:
@@ -142,9 +142,9 @@ class DQSGD(BlockScheme):
         yield Sum(words)
         learned = norm if finite else None
         state = rule.after(state, learned, choice, menu)
-        if isinstance(rule, Target) and rule.wants_first(state, learned):
+        if isinstance(rule, Target) and learned is not None and state.fixed is None:
             seen = self.measure(bucket, world)
-            state = rule.first(state, norm, choice, seen.squared_error, seen.squared_mean)
+            state = rule.first(state, learned, choice, seen.squared_error, seen.squared_mean)
         controller[:] = state.to_numbers()
 
     def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:

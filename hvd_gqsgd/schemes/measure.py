@@ -47,7 +47,7 @@ class Measured(NamedTuple):
     word_bits: int = 0
 
     def plus(self, other: Measured) -> Measured:
-        return Measured(*(own + others for own, others in zip(self, other, strict=True)))
+        return Measured._make(own + others for own, others in zip(self, other, strict=True))
 
 
 #: Of an exchange whose error is not known.

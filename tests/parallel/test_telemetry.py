@@ -117,7 +117,7 @@ def test_tensorboard_gets_scalars(several, tmp_path):
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    names = ("relative_error", "sent_bytes", "compression_ratio", "nonfinite_blocks")
+    names = ("relative_error", "sent_bytes", "compression_ratio", "nonfinite_blocks", "bits")
     assert tags == {f"compression{inner}/{name}" for inner in ("", "/allreduce of 'x'") for name in names}
     assert [event.step for event in events.Scalars("compression/relative_error")] == [0, 1]
     assert 3 < events.Scalars("compression/compression_ratio")[0].value < 4

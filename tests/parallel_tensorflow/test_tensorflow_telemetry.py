@@ -53,5 +53,5 @@ def test_tensorboard_gets_scalars(several, tmp_path):
     writer.close()
     (file,) = tmp_path.iterdir()
     tags = {value.tag for event in tf.compat.v1.train.summary_iterator(str(file)) for value in event.summary.value}
-    names = ("relative_error", "sent_bytes", "compression_ratio", "nonfinite_blocks")
+    names = ("relative_error", "sent_bytes", "compression_ratio", "nonfinite_blocks", "bits")
     assert tags == {f"compression/{name}" for name in names}
