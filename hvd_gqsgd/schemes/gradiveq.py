@@ -93,7 +93,7 @@ class GradiVeQ(Scheme):
     sample: int = 100
     compress: int = 400
     samples: int = 512
-    refresh: float | None = 0.5
+    refresh: float | None = None
 
     #: Where a kernel's shape has its filters: "first" in PyTorch, "last" in TensorFlow, whose front ends set it.
     filters: ClassVar[str] = "first"

@@ -273,7 +273,7 @@ def test_filters_are_last_in_tensorflow():
             r"expected error_feedback=False.*then=GlobalQSGD\(bits=4\)",
         ),
         ({"loss": 1}, r"loss=1\): expected a number from 0 to 1 \(exclusive\), got 1; write for instance loss=0.01"),
-        ({"refresh": "never"}, r"from 0 to 1 \(exclusive\) or None, got 'never'; write for instance refresh=0.5"),
+        ({"refresh": "never"}, r"from 0 to 1 \(exclusive\) or None, got 'never'; write for instance refresh=None"),
         ({"ratio": 0}, r"ratio=0\): expected an integer from 1 to"),
         ({"sample": 1}, r"sample=1\): expected an integer from 2"),
         ({"warmup": 5}, r"unknown setting 'warmup'.*write warm_up=5"),
