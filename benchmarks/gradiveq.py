@@ -22,10 +22,11 @@ from hvd_gqsgd.kernels.layout import Layout, Member
 from hvd_gqsgd.maths import principal
 from hvd_gqsgd.schemes import Bucket, GlobalQSGD, GradiVeQ, Scheme, World
 from hvd_gqsgd.schemes.agreement import tensor_id
+from hvd_gqsgd.schemes.subspaces import Slicing
 from hvd_gqsgd.worlds import loopback
 
-#: Phases for a run of 500 steps.
-PHASES = {"warm_up": 50, "sample": 30, "compress": 120}
+#: One part of sampling for four of use, as the paper has it; two rounds of both in a run.
+PHASES = {"warm_up": 40, "sample": 28, "compress": 112}
 FOUR_BITS = GlobalQSGD(bits=4, exchange="two_phase")
 COMPRESSIONS: dict[str, Scheme | None] = {
     "none": None,
@@ -39,20 +40,23 @@ COMPRESSIONS: dict[str, Scheme | None] = {
     "refresh=0.8": GradiVeQ(refresh=0.8, **PHASES),
     "slice_numel=768": GradiVeQ(slice_numel=768, **PHASES),
     "sampling in 4 bits": GradiVeQ(sampling=FOUR_BITS, **PHASES),
+    "centre=True": GradiVeQ(centre=True, **PHASES),
     "then=None": GradiVeQ(then=None, **PHASES),
 }
 #: Steps whose means are sampled and those, after them, for which the loss is taken.
-SAMPLED, JUDGED = range(50, 80), range(80, 200)
+SAMPLED, JUDGED = range(40, 68), range(68, 180)
 
 
 class Convolutions(Digits):
     """Four convolutions with batch normalisation, 130,000 parameters, 99 % of them in kernels."""
 
+    steps = 320
+
     def model(self) -> nn.Module:
         def layer(inputs: int, outputs: int) -> list[nn.Module]:
             return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
-        layers = [*layer(1, 32), *layer(32, 64), nn.MaxPool2d(2), *layer(64, 64), *layer(64, 128)]
+        layers = [*layer(1, 32), nn.MaxPool2d(2), *layer(32, 64), nn.MaxPool2d(2), *layer(64, 64), *layer(64, 128)]
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
 
 
@@ -142,25 +146,33 @@ def train(scheme: Scheme | None, n: int, seed: int, steps: int) -> Ended:
 
 
 def losses(n: int, steps: int) -> Iterator[str]:
-    """Rows of a table: |mean - U c - mu|^2 / |mean|^2 of each kernel's means, by slice and ratio."""
+    """Rows of a table: part of the means' square that each kernel's basis misses, plain and with ``centre``."""
     ranks, recorded = Ranks(n, 0, steps), []
     for step in range(JUDGED.stop):
         every = ranks.gradients()
         recorded.append({name: np.mean([g[name] for g in every], axis=0) for name in ranks.named})
         ranks.update(step, recorded[-1])
     for name, p in ranks.named.items():
-        for slice_numel in (256, 768, 2048, 4096, 8192):
-            for ratio in (4, 8, 16, 32, 64):
-                scheme = GradiVeQ(slice_numel=slice_numel, ratio=ratio, **PHASES)
-                cut = scheme.slicing_of(name, tuple(p.shape))
-                if cut is None:
-                    continue
-                slices = [principal.to_slices(r[name], cut.shape, cut.filters, cut.numel) for r in recorded]
-                chosen = [(np.arange(cut.sampled) * cut.count // cut.sampled + s) % cut.count for s in SAMPLED]
-                samples = np.concatenate([slices[s][c] for s, c in zip(SAMPLED, chosen, strict=True)])
-                basis = principal.components(samples, scheme.loss, cut.most)
-                lost = mean(principal.project(slices[s], *basis)[1] for s in JUDGED)
-                yield f"| {name} {tuple(p.shape)} | {cut.numel} | {basis[1].shape[1]} | {ratio} | {lost:.2f} |"
+        cuts = {
+            GradiVeQ(slice_numel=slice_numel, ratio=ratio, **PHASES).slicing_of(name, tuple(p.shape))
+            for slice_numel in (256, 512, 1024, 2048, 4096)
+            for ratio in (4, 8, 16, 32)
+        }
+        for cut in sorted(filter(None, cuts), key=lambda cut: (cut.numel, -cut.most)):
+            columns = [_loss(cut, [r[name] for r in recorded], centre) for centre in (False, True)]
+            said = " | ".join(f"{d} | {lost:.2f}" for d, lost in columns)
+            yield f"| {name} {tuple(p.shape)} | {cut.numel} | {said} |"
+
+
+def _loss(cut: Slicing, recorded: list[np.ndarray], centre: bool) -> tuple[int, float]:
+    """Columns of the basis, and what it misses of the steps that are judged, in all of them together."""
+    slices = [principal.to_slices(mean, cut.shape, cut.filters, cut.numel) for mean in recorded]
+    chosen = [(np.arange(cut.sampled) * cut.count // cut.sampled + s) % cut.count for s in SAMPLED]
+    samples = np.concatenate([slices[s][c] for s, c in zip(SAMPLED, chosen, strict=True)])
+    mu, basis = principal.components(samples, GradiVeQ().loss, cut.most, centre)
+    squares = [float(np.vdot(slices[s], slices[s])) for s in JUDGED]
+    missed = [principal.project(slices[s], mu, basis)[1] * square for s, square in zip(JUDGED, squares, strict=True)]
+    return basis.shape[1], sum(missed) / sum(squares)
 
 
 def main() -> None:
@@ -173,7 +185,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "loss":
-        print("| kernel | K | d | ratio | loss |\n|---|---|---|---|---|")
+        print("| kernel | K | d | loss | d, centred | loss, centred |\n|---|---|---|---|---|---|")
         for row in losses(arguments.n, arguments.steps):
             print(row, flush=True)
         return

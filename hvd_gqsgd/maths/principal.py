@@ -64,13 +64,14 @@ def from_slices(slices: np.ndarray, shape: Sequence[int], filters: str) -> np.nd
     return permuted.transpose(np.argsort(order)).reshape(-1)
 
 
-def components(samples: np.ndarray, loss: float, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (K,) and basis (K, d) of finite samples (S, K), both float32.
+def components(samples: np.ndarray, loss: float, most: int, centre: bool) -> tuple[np.ndarray, np.ndarray]:
+    """mu (K,) and basis (K, d) of finite samples (S, K), both float32.
 
-    d is the least with sum_{k <= d} s_k >= (1 - loss) sum_k s_k, s the singular values of the covariance, and at most
-    ``most``; 0 where nothing varies. Bits may differ between machines.
+    centre: whether mu is their mean, as in the paper, or zero. d is the least with sum_{k <= d} s_k >= (1 - loss)
+    sum_k s_k, s the singular values of the covariance (of the second moments, if not centred), and at most ``most``;
+    0 where there is nothing to keep. Bits may differ between machines.
     """
-    mean = samples.mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean = samples.mean(axis=0, dtype=np.float64).astype(np.float32) if centre else np.zeros_like(samples[0])
     centred = samples.astype(np.float64) - mean
     few = len(centred) <= centred.shape[1]
     variances, vectors = np.linalg.eigh(centred @ centred.T if few else centred.T @ centred)

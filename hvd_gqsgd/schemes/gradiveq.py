@@ -77,6 +77,8 @@ class GradiVeQ(Scheme):
     sampling: the scheme for kernels while their means are sampled.
     ratio: at least so many elements of a slice for each of its coefficients. More means fewer bytes and more loss.
     loss: part of the samples' variance that need not be kept; fewer coefficients are sent where that allows it.
+    centre: subtract the mean of the samples before, and add it after, as the paper does. False, because a mean goes out
+        of date sooner than a basis: what of it lies outside the basis would be added to every gradient of the phase.
     slice_numel: elements of a slice, about (maths.principal.slice_length). Longer ones lose less at the same ratio and
         take more memory and time.
     warm_up, sample, compress: lengths of the phases, in steps; the last two alternate.
@@ -88,6 +90,7 @@ class GradiVeQ(Scheme):
     sampling: GlobalQSGD = _EIGHT_BITS
     ratio: int = 8
     loss: float = 0.01
+    centre: bool = False
     slice_numel: int = 2048
     warm_up: int = 200
     sample: int = 100
@@ -103,6 +106,7 @@ class GradiVeQ(Scheme):
         self._require_scheme("sampling", optional=False)
         self._require_integer("ratio", 1, 1 << 16)
         self._require_part("loss", optional=False)
+        self._require_one_of("centre", (False, True))
         self._require_integer("slice_numel", 16, 1 << 20)
         self._require_integer("warm_up", 0, _MOST_STEPS)
         self._require_integer("sample", 2, _MOST_STEPS)
@@ -206,7 +210,7 @@ class GradiVeQ(Scheme):
         if key not in bucket.scratch:
             cut = [self.slicing_of(name, shape) for name, shape in zip(bucket.labels, bucket.shapes, strict=True)]
             bucket.scratch[key] = {i: slicing for i, slicing in enumerate(cut) if slicing is not None}
-        schedule = Schedule(self.warm_up, self.sample, self.compress, self.loss, self.refresh)
+        schedule = Schedule(self.warm_up, self.sample, self.compress, self.loss, self.centre, self.refresh)
         return {i: Subspace(bucket.memory[i], cut, schedule) for i, cut in bucket.scratch[key].items()}
 
     def _require_scheme(self, name: str, optional: bool) -> None:

@@ -60,6 +60,7 @@ class Schedule:
     sample: int
     compress: int
     loss: float
+    centre: bool
     refresh: float | None
 
 
@@ -150,7 +151,8 @@ class Subspace:
         state[1] += 1
         state[2] = _digest(state, rows)
         if state[1] == self.schedule.sample:
-            self.use(*principal.components(self.memory["samples"], self.schedule.loss, cut.most))
+            fit = principal.components(self.memory["samples"], self.schedule.loss, cut.most, self.schedule.centre)
+            self.use(*fit)
 
     def _enter(self, phase: Phase, steps: int = 0) -> None:
         self.memory.clear()
