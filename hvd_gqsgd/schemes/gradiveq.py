@@ -57,15 +57,16 @@ class _Member:
             own = tensor_id(label)
         return Part(label, own, self.values.size, bits)
 
-    def decoded(self, scale: float) -> np.ndarray:
-        """scale * mean, float64 (elements,); NaN throughout where a coefficient is not finite."""
+    def decoded(self, scale: float, dtype: str) -> np.ndarray:
+        """scale * mean in storage of ``dtype`` (elements,); NaN throughout where a coefficient is not finite."""
         if self.slicing is None or self.basis is None:
-            return self.values.astype(np.float64) * scale
+            return floats.from_float64(self.values.astype(np.float64) * scale, dtype)
         if not np.isfinite(self.values).all():
-            return np.full(math.prod(self.slicing.shape), np.nan)
+            return floats.from_float64(np.full(math.prod(self.slicing.shape), np.nan), dtype)
         slices = principal.rebuild(self.values.reshape(self.slicing.count, -1), *self.basis)
         slices *= scale
-        return principal.from_slices(slices, self.slicing.shape, self.slicing.filters)
+        # Rounded before they are put in order, which then moves fewer bytes.
+        return principal.from_slices(floats.from_float64(slices, dtype), self.slicing.shape, self.slicing.filters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +182,7 @@ class GradiVeQ(Scheme):
 
     def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:
         for member, layout, target in zip(bucket.scratch["members"], bucket.layout.members, out, strict=True):
-            target[...] = floats.from_float64(member.decoded(scale), layout.dtype)
+            target[...] = member.decoded(scale, layout.dtype)
 
     def measure(self, bucket: Bucket, world: World) -> Measured:
         """Of ``then`` and ``sampling``; the error is NaN where a basis was used, because nobody sees what it missed."""

@@ -171,8 +171,8 @@ class Subspace:
             fits = shapes.get("samples") == (self.schedule.sample * cut.sampled, cut.numel)
             return fits and 0 <= self.steps < self.schedule.sample
         if self.phase is Phase.USING:
-            rows, dims = shapes.get("basis", (0, 0))
-            return shapes.get("mean") == (cut.numel,) and rows == cut.numel and dims <= cut.most
+            bases = [(cut.numel, dims) for dims in range(cut.most + 1)]
+            return shapes.get("mean") == (cut.numel,) and shapes.get("basis") in bases
         return True
 
 
