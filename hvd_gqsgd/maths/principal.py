@@ -64,17 +64,19 @@ def from_slices(slices: np.ndarray, shape: Sequence[int], filters: str) -> np.nd
     return permuted.transpose(np.argsort(order)).reshape(-1)
 
 
-def components(samples: np.ndarray, loss: float, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (K,) and basis (K, d) of finite samples (S, K), both float32.
+def components(samples: np.ndarray, loss: float, most: int, centre: bool) -> tuple[np.ndarray, np.ndarray]:
+    """mu (K,) and basis (K, d) of finite samples (S, K), both float32.
 
-    d is the least with sum_{k <= d} s_k >= (1 - loss) sum_k s_k, s the singular values of the covariance, and at most
-    ``most``; 0 where nothing varies. Bits may differ between machines.
+    centre: whether mu is their mean, as in the paper, or zero. d is the least with sum_{k <= d} s_k >= (1 - loss)
+    sum_k s_k, s the singular values of the covariance (of the second moments, if not centred), and at most ``most``;
+    0 where there is nothing to keep. Bits may differ between machines.
     """
-    mean = samples.mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean = samples.mean(axis=0, dtype=np.float64).astype(np.float32) if centre else np.zeros_like(samples[0])
     centred = samples.astype(np.float64) - mean
     few = len(centred) <= centred.shape[1]
     variances, vectors = np.linalg.eigh(centred @ centred.T if few else centred.T @ centred)
-    variances, vectors = variances[::-1].clip(0), vectors[:, ::-1]
+    # The largest come last; copied, because BLAS does not take negative strides.
+    variances, vectors = variances[::-1].clip(0), np.ascontiguousarray(vectors[:, ::-1])
     present = int(np.count_nonzero(variances > _NEGLIGIBLE * variances[0]))
     kept = np.cumsum(variances)
     d = min(int(np.searchsorted(kept, (1 - loss) * kept[-1])) + 1, present, most)
@@ -102,10 +104,11 @@ def rebuild(coefficients: np.ndarray, mean: np.ndarray, basis: np.ndarray) -> np
     d = basis.shape[1]
     bits = _MANTISSA_BITS - BASIS_BITS - max(0, d - 1).bit_length()
     _, exponent = np.frexp(np.abs(coefficients).max(initial=0))
-    unit = int(exponent) - bits
-    whole = np.rint(np.ldexp(coefficients.astype(np.float64), -unit))
-    sums = whole @ np.ldexp(basis.T.astype(np.float64), BASIS_BITS)
-    return np.ldexp(sums, unit - BASIS_BITS) + mean
+    unit = 2.0 ** (int(exponent) - bits)
+    slices = np.rint(coefficients.astype(np.float64) / unit) @ basis.T.astype(np.float64)
+    slices *= unit
+    slices += mean
+    return slices
 
 
 def _permutation(shape: Sequence[int]) -> tuple[int, ...]:

@@ -57,15 +57,16 @@ class _Member:
             own = tensor_id(label)
         return Part(label, own, self.values.size, bits)
 
-    def decoded(self, scale: float) -> np.ndarray:
-        """scale * mean, float64 (elements,); NaN throughout where a coefficient is not finite."""
+    def decoded(self, scale: float, dtype: str) -> np.ndarray:
+        """scale * mean in storage of ``dtype`` (elements,); NaN throughout where a coefficient is not finite."""
         if self.slicing is None or self.basis is None:
-            return self.values.astype(np.float64) * scale
+            return floats.from_float64(self.values.astype(np.float64) * scale, dtype)
         if not np.isfinite(self.values).all():
-            return np.full(math.prod(self.slicing.shape), np.nan)
+            return floats.from_float64(np.full(math.prod(self.slicing.shape), np.nan), dtype)
         slices = principal.rebuild(self.values.reshape(self.slicing.count, -1), *self.basis)
         slices *= scale
-        return principal.from_slices(slices, self.slicing.shape, self.slicing.filters)
+        # Rounded before they are put in order, which then moves fewer bytes.
+        return principal.from_slices(floats.from_float64(slices, dtype), self.slicing.shape, self.slicing.filters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,8 @@ class GradiVeQ(Scheme):
     sampling: the scheme for kernels while their means are sampled.
     ratio: at least so many elements of a slice for each of its coefficients. More means fewer bytes and more loss.
     loss: part of the samples' variance that need not be kept; fewer coefficients are sent where that allows it.
+    centre: subtract the mean of the samples before, and add it after, as the paper does. False, because a mean goes out
+        of date sooner than a basis: what of it lies outside the basis would be added to every gradient of the phase.
     slice_numel: elements of a slice, about (maths.principal.slice_length). Longer ones lose less at the same ratio and
         take more memory and time.
     warm_up_steps, sample_steps, compress_steps: lengths of the phases, in steps; the last two alternate.
@@ -88,12 +91,13 @@ class GradiVeQ(Scheme):
     sampling: GlobalQSGD = _EIGHT_BITS
     ratio: int = 8
     loss: float = 0.01
+    centre: bool = False
     slice_numel: int = 2048
     warm_up_steps: int = 200
     sample_steps: int = 100
     compress_steps: int = 400
     samples: int = 512
-    refresh: float | None = 0.5
+    refresh: float | None = None
 
     #: Where a kernel's shape has its filters: "first" in PyTorch, "last" in TensorFlow, whose front ends set it.
     filters: ClassVar[str] = "first"
@@ -103,6 +107,7 @@ class GradiVeQ(Scheme):
         self._require_scheme("sampling", optional=False)
         self._require_integer("ratio", 1, 1 << 16)
         self._require_part("loss", optional=False)
+        self._require_one_of("centre", (False, True))
         self._require_integer("slice_numel", 16, 1 << 20)
         self._require_integer("warm_up_steps", 0, _MOST_STEPS)
         self._require_integer("sample_steps", 2, _MOST_STEPS)
@@ -193,7 +198,7 @@ class GradiVeQ(Scheme):
 
     def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:
         for member, layout, target in zip(bucket.scratch["members"], bucket.layout.members, out, strict=True):
-            target[...] = floats.from_float64(member.decoded(scale), layout.dtype)
+            target[...] = member.decoded(scale, layout.dtype)
 
     def measure(self, bucket: Bucket, world: World) -> Measured:
         """Of ``then`` and ``sampling``; the error is NaN where a basis was used, because nobody sees what it missed."""
@@ -222,7 +227,8 @@ class GradiVeQ(Scheme):
         if key not in bucket.scratch:
             cut = [self.slicing_of(name, shape) for name, shape in zip(bucket.labels, bucket.shapes, strict=True)]
             bucket.scratch[key] = {i: slicing for i, slicing in enumerate(cut) if slicing is not None}
-        schedule = Schedule(self.warm_up_steps, self.sample_steps, self.compress_steps, self.loss, self.refresh)
+        phases = self.warm_up_steps, self.sample_steps, self.compress_steps
+        schedule = Schedule(*phases, self.loss, self.centre, self.refresh)
         return {i: Subspace(bucket.memory[i], cut, schedule) for i, cut in bucket.scratch[key].items()}
 
     def _require_scheme(self, name: str, optional: bool) -> None:

@@ -146,7 +146,7 @@ class Marsit(Scheme):
             yield from _average(bucket, finite, outcome)
         else:
             presence.require_all(bucket, world, present)
-            yield from self._vote(bucket, finite, sizes, sign_kernels.beside(kernels), world, step, outcome)
+            yield from self._vote(bucket, finite, sizes.tolist(), sign_kernels.beside(kernels), world, step, outcome)
 
     def decode(self, bucket: Bucket, kernels: Kernels, world: World, out: Sequence[Buffer], *, scale: float) -> None:
         outcome: _Outcome = bucket.scratch[_OUTCOME]

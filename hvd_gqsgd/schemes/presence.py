@@ -32,5 +32,6 @@ def require_all(bucket: Bucket, world: World, present: int) -> None:
     if present < world.size:
         raise UnsupportedError(
             f"allreduce of {bucket.listed} after hvd.join: expected all {world.size} ranks, got {present}; exchanges "
-            "in two phases need every rank: write compression=GlobalQSGD(exchange='ring'), or give all ranks as many steps"
+            "in two phases need every rank: write compression=GlobalQSGD(exchange='ring'), or give all ranks as many "
+            "steps"
         )

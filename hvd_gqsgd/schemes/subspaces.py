@@ -60,6 +60,7 @@ class Schedule:
     sample: int
     compress: int
     loss: float
+    centre: bool
     refresh: float | None
 
 
@@ -150,7 +151,8 @@ class Subspace:
         state[1] += 1
         state[2] = _digest(state, rows)
         if state[1] == self.schedule.sample:
-            self.use(*principal.components(self.memory["samples"], self.schedule.loss, cut.most))
+            fit = principal.components(self.memory["samples"], self.schedule.loss, cut.most, self.schedule.centre)
+            self.use(*fit)
 
     def _enter(self, phase: Phase, steps: int = 0) -> None:
         self.memory.clear()
@@ -169,8 +171,8 @@ class Subspace:
             fits = shapes.get("samples") == (self.schedule.sample * cut.sampled, cut.numel)
             return fits and 0 <= self.steps < self.schedule.sample
         if self.phase is Phase.USING:
-            rows, dims = shapes.get("basis", (0, 0))
-            return shapes.get("mean") == (cut.numel,) and rows == cut.numel and dims <= cut.most
+            bases = [(cut.numel, dims) for dims in range(cut.most + 1)]
+            return shapes.get("mean") == (cut.numel,) and shapes.get("basis") in bases
         return True
 
 

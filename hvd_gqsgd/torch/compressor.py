@@ -68,8 +68,9 @@ class GlobalQSGD(_Compressor, schemes.GlobalQSGD):
         mean = hvd.allreduce(tensor, name="x", compression=GlobalQSGD)
 
     Settings (keyword only): bits=8, exchange="ring", levels="uniform", norm=(inf, inf), block_size=256,
-    rotation="hadamard", dither="correlated", error_feedback=False, min_numel=1024, seed=0, as in ``schemes.GlobalQSGD``. Save ``state_dict()`` beside the
-    optimizer's, on every rank its own, and a run that loads it goes on as if it had not stopped.
+    rotation="hadamard", dither="correlated", error_feedback=False, min_numel=1024, seed=0, as in
+    ``schemes.GlobalQSGD``. Save ``state_dict()`` beside the optimizer's, on every rank its own, and a run that loads it
+    goes on as if it had not stopped.
 
     Raises SettingsError for an unknown setting or a value out of range. While training, on every rank alike:
     SettingsError for a world too large for ``bits``, DisagreementError where ranks differ in settings or tensors
@@ -113,12 +114,12 @@ class DQSGD(_Compressor, schemes.DQSGD):
 
 @dataclass(frozen=True, kw_only=True)
 class GradiVeQ(_Compressor, schemes.GradiVeQ):
-    """GradiVeQ for horovod.torch: kernels of convolutions as coefficients of their principal components, which sum.
+    """GradiVeQ for horovod.torch: kernels of convolutions by their principal components, which sum.
 
         opt = hvd.DistributedOptimizer(opt, named_parameters=model.named_parameters(), compression=GradiVeQ)
 
     Settings (keyword only): then=GlobalQSGD(bits=8), sampling=GlobalQSGD(bits=8), ratio=8, loss=0.01, slice_numel=2048,
-    warm_up_steps=200, sample_steps=100, compress_steps=400, samples=512, refresh=0.5, as in ``schemes.GradiVeQ``.
+    centre=False, warm_up_steps=200, sample_steps=100, compress_steps=400, samples=512, refresh=None, as in ``schemes.GradiVeQ``.
 
     Raises as GlobalQSGD.
 

@@ -132,13 +132,23 @@ def test_a_step_sends_what_the_ratio_says():
     assert full.sent_bytes == 4 * numel // 8 + 4 * (3 + 1 + 6) + 4
 
 
-def test_a_kernel_that_never_varies_is_sent_by_the_scheme():
-    ranks = Ranks(quick(sampling=GlobalQSGD(bits=8, rotation=None, dither="nearest")))
-    inputs = [[np.ones(math.prod(CONV), np.float32), np.ones(math.prod(MATRIX), np.float32)]] * 2
+@pytest.mark.parametrize(("value", "centre"), [(1, True), (0, False)])
+def test_a_kernel_without_anything_to_keep_is_sent_by_the_scheme(value, centre):
+    ranks = Ranks(quick(sampling=GlobalQSGD(bits=8, rotation=None, dither="nearest"), centre=centre))
+    inputs = [[np.full(math.prod(shape), value, np.float32) for shape in (CONV, MATRIX)]] * 2
     for _ in range(8):
-        np.testing.assert_allclose(ranks.allreduce(inputs)[0], 1, rtol=1e-2)
+        np.testing.assert_allclose(ranks.allreduce(inputs)[0], value, rtol=1e-2)
     assert ranks.memories[0][0]["basis"].shape == (128, 0)
     assert ranks.phases() == [[USING, 2]] * 2
+
+
+def test_centred_bases_need_no_column_for_the_mean():
+    for centre, columns in ((True, 5), (False, 6)):
+        ranks, gradients = run_to_use(quick(centre=centre, then=None, loss=1e-5))
+        assert ranks.memories[0][0]["basis"].shape == (128, columns)
+        assert ranks.memories[0][0]["mean"].any() == centre
+        inputs = gradients.draw()
+        assert error_of(ranks.allreduce(inputs), inputs) < 1e-3
 
 
 @pytest.mark.parametrize("then", [None, FINE])
@@ -273,10 +283,11 @@ def test_filters_are_last_in_tensorflow():
             r"expected error_feedback=False.*then=GlobalQSGD\(bits=4\)",
         ),
         ({"loss": 1}, r"loss=1\): expected a number from 0 to 1 \(exclusive\), got 1; write for instance loss=0.01"),
-        ({"refresh": "never"}, r"from 0 to 1 \(exclusive\) or None, got 'never'; write for instance refresh=0.5"),
+        ({"refresh": "never"}, r"from 0 to 1 \(exclusive\) or None, got 'never'; write for instance refresh=None"),
         ({"ratio": 0}, r"ratio=0\): expected an integer from 1 to"),
         ({"sample_steps": 1}, r"sample_steps=1\): expected an integer from 2"),
         ({"warmup": 5}, r"unknown setting 'warmup'.*write warm_up_steps=5"),
+        ({"centre": 1}, r"centre=1\): expected one of False, True"),
     ],
 )
 def test_settings_say_what_to_write(settings, message):

@@ -68,7 +68,7 @@ def samples_with(variances, numel, count, seed=0):
 )
 def test_the_fewest_components_that_keep_all_but_the_loss(numel, count, loss, most, d):
     samples, right = samples_with([80, 15, 4.5, 0.5], numel, count)
-    mean, basis = principal.components(samples, loss, most)
+    mean, basis = principal.components(samples, loss, most, True)
     assert basis.shape == (numel, d)
     assert basis.dtype == mean.dtype == np.float32
     np.testing.assert_allclose(mean, samples.mean(axis=0), atol=1e-6)
@@ -76,21 +76,28 @@ def test_the_fewest_components_that_keep_all_but_the_loss(numel, count, loss, mo
     np.testing.assert_allclose(np.abs(np.sum(basis * right[:, :d], axis=0)), 1, atol=1e-4)
 
 
+def test_without_a_centre_the_mean_is_a_direction_like_any_other():
+    samples, _ = samples_with([1e-3, 1e-3], 50, 30)
+    mean, basis = principal.components(samples, 0.01, 8, False)
+    assert not mean.any()
+    np.testing.assert_allclose(np.abs(basis.T @ np.full(50, 50**-0.5)), 1, rtol=1e-3)
+
+
 def test_there_are_no_components_where_nothing_varies():
-    mean, basis = principal.components(np.full((20, 64), 2.5, np.float32), 0.01, 8)
+    mean, basis = principal.components(np.full((20, 64), 2.5, np.float32), 0.01, 8, True)
     assert basis.shape == (64, 0)
     np.testing.assert_array_equal(mean, np.float32(2.5))
 
 
 def test_there_are_no_more_components_than_directions():
     samples, _ = samples_with([1, 1], 50, 30)
-    assert principal.components(samples, 0.0, 20)[1].shape == (50, 2)
+    assert principal.components(samples, 0.0, 20, True)[1].shape == (50, 2)
 
 
 @pytest.mark.parametrize("d", [1, 5, 100, 257])
 def test_what_lies_in_the_subspace_comes_back(d):
     rng = RNG(d)
-    mean, basis = principal.components(rng.standard_normal((d + 1, 512)).astype(np.float32), 0.0, d)
+    mean, basis = principal.components(rng.standard_normal((d + 1, 512)).astype(np.float32), 0.0, d, True)
     slices = (mean + rng.standard_normal((7, d)) @ basis.T.astype(np.float64)).astype(np.float32)
     coefficients, loss = principal.project(slices, mean, basis)
     rebuilt = principal.rebuild(coefficients, mean, basis)
@@ -100,7 +107,7 @@ def test_what_lies_in_the_subspace_comes_back(d):
 
 def test_the_loss_is_what_is_missed():
     rng = RNG(1)
-    mean, basis = principal.components(rng.standard_normal((40, 128)).astype(np.float32), 0.0, 16)
+    mean, basis = principal.components(rng.standard_normal((40, 128)).astype(np.float32), 0.0, 16, True)
     slices = rng.standard_normal((5, 128)).astype(np.float32)
     coefficients, loss = principal.project(slices, mean, basis)
     error = np.linalg.norm(slices - principal.rebuild(coefficients, mean, basis)) / np.linalg.norm(slices)
