@@ -8,7 +8,7 @@ from typing import Any
 import horovod.torch as hvd
 
 from hvd_gqsgd.schemes import Scheme
-from hvd_gqsgd.torch import GlobalQSGD
+from hvd_gqsgd.torch import DQSGD, GlobalQSGD, GradiVeQ, Marsit
 
 #: Whatever a user may write as ``compression=``: Horovod's own, or a scheme of this package.
 COMPRESSIONS: dict[str, Any] = {
@@ -24,6 +24,15 @@ COMPRESSIONS: dict[str, Any] = {
     "gqsgd8 two-phase": GlobalQSGD(bits=8, exchange="two_phase"),
     "gqsgd4 two-phase": GlobalQSGD(bits=4, exchange="two_phase"),
     "gqsgd3 two-phase": GlobalQSGD(bits=3, exchange="two_phase"),
+    "exponential8": GlobalQSGD(bits=8, levels="exponential", rotation=None),
+    "exponential4": GlobalQSGD(bits=4, levels="exponential", rotation=None),
+    "exponential3": GlobalQSGD(bits=3, levels="exponential", rotation=None),
+    "dqsgd5.4": DQSGD(bits=5.4),
+    "dqsgd4": DQSGD(bits=4.0),
+    "marsit100": Marsit(sync_every=100),
+    "marsit10": Marsit(sync_every=10),
+    # Two phases of each kind in the shortest of these trainings.
+    "gradiveq": GradiVeQ(warm_up_steps=50, sample_steps=45, compress_steps=180),
 }
 
 

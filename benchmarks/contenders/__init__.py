@@ -12,7 +12,7 @@ from benchmarks.contenders.ddp import DDP, Hook, start_gloo
 from benchmarks.contenders.horovod import Horovod
 from benchmarks.contenders.local import Local
 from benchmarks.workloads import Workload
-from hvd_gqsgd.torch import GlobalQSGD
+from hvd_gqsgd.torch import DQSGD, GlobalQSGD, GradiVeQ, Marsit
 
 CONTENDERS: dict[str, Callable[[Workload], Contender]] = {
     "local": Local,
@@ -23,6 +23,14 @@ CONTENDERS: dict[str, Callable[[Workload], Contender]] = {
     "gqsgd4": partial(Horovod, compression=GlobalQSGD(bits=4)),
     "gqsgd8 unrotated": partial(Horovod, compression=GlobalQSGD(bits=8, rotation=None)),
     "gqsgd4 unrotated": partial(Horovod, compression=GlobalQSGD(bits=4, rotation=None)),
+    "gqsgd8 two-phase": partial(Horovod, compression=GlobalQSGD(bits=8, exchange="two_phase")),
+    "gqsgd4 two-phase": partial(Horovod, compression=GlobalQSGD(bits=4, exchange="two_phase")),
+    "exponential8": partial(Horovod, compression=GlobalQSGD(levels="exponential", rotation=None)),
+    "exponential4": partial(Horovod, compression=GlobalQSGD(bits=4, levels="exponential", rotation=None)),
+    "dqsgd4": partial(Horovod, compression=DQSGD(bits=4.0)),
+    "marsit100": partial(Horovod, compression=Marsit(sync_every=100)),
+    # Phases so short that a measurement of some seconds is mostly of compressed steps.
+    "gradiveq": partial(Horovod, compression=GradiVeQ(warm_up_steps=0, sample_steps=8, compress_steps=1000)),
     "ddp none": partial(DDP, hook=Hook.NONE),
     "ddp fp16": partial(DDP, hook=Hook.FP16),
     "ddp powersgd4": partial(DDP, hook=Hook.POWERSGD_4),

@@ -101,7 +101,8 @@ class GradiVeQ(_Compressor, schemes.GradiVeQ):
         opt = hvd.DistributedOptimizer(opt, compression=GradiVeQ)
 
     Settings (keyword only): then=GlobalQSGD(bits=8), sampling=GlobalQSGD(bits=8), ratio=8, loss=0.01, slice_numel=2048,
-    centre=False, warm_up_steps=200, sample_steps=100, compress_steps=400, samples=512, refresh=None, as in ``schemes.GradiVeQ``.
+    centre=False, warm_up_steps=200, sample_steps=100, compress_steps=400, samples=512, refresh=None, as in
+    ``schemes.GradiVeQ``.
 
     Raises as GlobalQSGD.
 
