@@ -42,6 +42,8 @@ RELATIVE_STEP = 4.0
 _OUTCOME = "marsit outcome"
 #: Squares that are summed in float32.
 _ROW = 4096
+#: The largest step, which float32 holds.
+_LARGEST = 3e38
 
 
 @dataclass
@@ -175,7 +177,7 @@ class Marsit(Scheme):
             return self.lr
         size = RELATIVE_STEP * _root_mean_square(floats.to_float32(tensor))
         # What MPI's maximum does with NaN is undefined, and the norms have it.
-        return size if math.isfinite(size) else 0.0
+        return min(size, _LARGEST) if math.isfinite(size) else 0.0
 
     def _vote(
         self,
