@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import horovod.tensorflow as hvd
@@ -18,7 +19,7 @@ from hvd_gqsgd import kernels, telemetry
 from hvd_gqsgd.errors import GQSGDError
 from hvd_gqsgd.kernels.layout import Layout
 from hvd_gqsgd.schemes.base import AllGather, AllToAll, Bucket, Collective, Kind, Max, Scheme, World
-from hvd_gqsgd.schemes.measure import Measured
+from hvd_gqsgd.schemes.measure import NOTHING, Measured
 from hvd_gqsgd.tensorflow.exchange import Exchange
 from hvd_gqsgd.tensorflow.library import traffic
 from hvd_gqsgd.tensorflow.plan import Load
@@ -78,14 +79,11 @@ class HostExchange(Exchange):
 
     def _carry_out(self, kinds: Sequence[Kind], stage: list[Any], what: str) -> Any:
         """The bytes that the collective of a stage gives; it is one of ``kinds``."""
-        kind, sent, splits = stage
+        number, sent, splits = stage
         if len(kinds) == 1:
             return self._collective(kinds[0], sent, splits, what)
-        branches = {_KINDS.index(k): self._branch(k, sent, splits, what) for k in kinds}
-        return tf.switch_case(kind, branches)
-
-    def _branch(self, kind: Kind, sent: Any, splits: Any, what: str) -> Callable[[], Any]:
-        return lambda: self._collective(kind, sent, splits, f"{what}.{_KINDS.index(kind)}")
+        branches = [partial(self._collective, k, sent, splits, f"{what}.{i}") for i, k in enumerate(kinds)]
+        return tf.switch_case(number, branches)
 
     def _collective(self, kind: Kind, sent: Any, splits: Any, what: str) -> Any:
         collective, name = kind
@@ -104,9 +102,9 @@ class HostExchange(Exchange):
 
     def _publish(self, step: Any, *measured: np.ndarray) -> Any:
         *numbers, sent_bytes, dense_bytes = np.sum(measured, axis=0).tolist()
-        squared_error, squared_mean, blocks, nonfinite = numbers
+        squared_error, squared_mean, *counts = numbers
         report = telemetry.StepReport.of(
-            Measured(squared_error, squared_mean, int(blocks), int(nonfinite)),
+            Measured(squared_error, squared_mean, *map(int, counts)),
             operation=self._call.operation,
             step=int(step),
             sent_bytes=int(sent_bytes),
@@ -140,7 +138,7 @@ class _Run:
         """Run up to the first collective."""
         bucket = self.bucket
         self._world = World(int(size), int(rank))
-        self._sent_bytes = 0
+        self._sent_bytes = self._turn = 0
         bucket.step, bucket.tensors = int(step), tensors
         bucket.memory = [memory.arrays for memory in self._memories]
         if self._scheme.keeps_residuals:
@@ -151,8 +149,9 @@ class _Run:
     def resume(self, received: np.ndarray, before: Any) -> list[Any]:
         """Run up to the next collective with what the last one gave."""
         asked = self._asked
+        self._turn += 1
         if asked is None:
-            return _stage_of(None)
+            return self._stage_of(None)
         values = received.view(asked.buffer.dtype)
         if isinstance(asked, AllToAll | AllGather):
             return self._stage(values)
@@ -167,7 +166,7 @@ class _Run:
         out = [np.empty(member.numel, member.dtype) for member in bucket.layout.members]
         self._scheme.decode(bucket, self._kernels, self._world, out, scale=1.0)
         traffic.add(self._sent_bytes, self._dense_bytes)
-        measured = self._scheme.measure(bucket, self._world) if telemetry.active() else (0, 0, 0, 0)
+        measured = self._scheme.measure(bucket, self._world) if telemetry.active() else NOTHING
         bucket.tensors = bucket.residuals = bucket.memory = ()
         return [*out, np.array([*measured, self._sent_bytes, self._dense_bytes], np.float64)]
 
@@ -177,20 +176,24 @@ class _Run:
             self._sent_bytes += self._asked.allreduce_bytes(self._world.size)
         except StopIteration:
             self._asked = None
-        return _stage_of(self._asked)
+        return self._stage_of(self._asked)
+
+    def _stage_of(self, asked: Collective | None) -> list[Any]:
+        """What is asked for: its number among the kinds that this stage may be, bytes, splits."""
+        kind: Kind = (None, "") if asked is None else (type(asked), asked.buffer.dtype.name)
+        stages = self._scheme.stages
+        # After the last one there is nothing to ask for.
+        kinds = stages[self._turn] if self._turn < len(stages) else [(None, "")]
+        number = kinds.index(kind)
+        if asked is None:
+            return [np.int32(number), np.empty(0, np.uint8), np.empty(0, np.int32)]
+        sent = np.ascontiguousarray(asked.buffer).view(np.uint8).reshape(-1)
+        splits = asked.splits if isinstance(asked, AllToAll) else ()
+        return [np.int32(number), sent, np.array(splits, np.int32)]
 
 
+#: Number of the kind, bytes, splits.
 _STAGE = [tf.int32, tf.uint8, tf.int32]
-_KINDS: list[Kind] = [(None, ""), *((c, d) for c in Collective.__args__ for d in ("float32", "float64", "int32"))]
-
-
-def _stage_of(asked: Collective | None) -> list[Any]:
-    """What a stage asks for: number of the kind, bytes, splits."""
-    if asked is None:
-        return [np.int32(0), np.empty(0, np.uint8), np.empty(0, np.int32)]
-    kind = _KINDS.index((type(asked), asked.buffer.dtype.name))
-    splits = asked.splits if isinstance(asked, AllToAll) else ()
-    return [np.int32(kind), np.ascontiguousarray(asked.buffer).view(np.uint8).reshape(-1), np.array(splits, np.int32)]
 
 
 def _call(function: Callable[..., Any], inputs: Sequence[Any], dtypes: list[Any]) -> list[Any]:

@@ -128,7 +128,7 @@ def test_a_file_that_is_no_library_or_a_foreign_one_raises(no_library):
 def test_a_library_of_another_version_raises(unforced, monkeypatch):
     monkeypatch.setattr(compiled, "ABI", 0)
     compiled.load.cache_clear()
-    with pytest.raises(KernelsMissingError, match=r"of another version \(expected interface 0, got 5\); rebuild"):
+    with pytest.raises(KernelsMissingError, match=r"of another version \(expected interface 0, got 6\); rebuild"):
         kernels.select()
 
 
