@@ -5,5 +5,6 @@ lanes      codes packed into int32 words, whose sums are sums of codes
 dither     the counter-based random bits of stochastic rounding, one rank's or all ranks' together
 rotation   blocks whose elements are all about equally large
 quantize   block norms, encode and decode of one tensor; what encode leaves over for the next step
+bit_rule   how wide a step's codes are, by the size of its gradient
 floats     bfloat16 on NumPy, which has no such dtype
 """
