@@ -6,5 +6,6 @@ dither     the counter-based random bits of stochastic rounding, one rank's or a
 rotation   blocks whose elements are all about equally large
 quantize   block norms, encode and decode of one tensor; what encode leaves over for the next step
 principal  slices of convolution kernels and their principal components
+bit_rule   how wide a step's codes are, by the size of its gradient
 floats     bfloat16 on NumPy, which has no such dtype
 """
