@@ -40,7 +40,7 @@ COMPRESSIONS: dict[str, Scheme | None] = {
     "refresh=0.8": GradiVeQ(refresh=0.8, **PHASES),
     "slice_numel=768": GradiVeQ(slice_numel=768, **PHASES),
     "sampling in 4 bits": GradiVeQ(sampling=FOUR_BITS, **PHASES),
-    "sample=14": GradiVeQ(**{**PHASES, "sample": 14, "compress": 126}),
+    "sample=14": GradiVeQ(**{**PHASES, "sample_steps": 14, "compress_steps": 126}),
     "centre=True": GradiVeQ(centre=True, **PHASES),
     "then=None": GradiVeQ(then=None, **PHASES),
 }

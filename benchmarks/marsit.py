@@ -1,7 +1,7 @@
 """What docs/marsit.md says was measured: where training ends, in one process, and how fast the kernels are.
 
-python docs/marsit_measure.py train --task digits --ranks 8 --optimizer sgd --rates 0.1 0.03
-python docs/marsit_measure.py kernels
+python -m benchmarks.marsit train --task digits --ranks 8 --optimizer sgd --rates 0.1 0.03
+python -m benchmarks.marsit kernels
 """
 
 from __future__ import annotations
