@@ -7,15 +7,11 @@ python -m benchmarks.marsit kernels
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.workloads.small import TASKS
 from benchmarks.workloads.small.base import Task, decayed

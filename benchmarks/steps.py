@@ -20,6 +20,7 @@ MODELS = ("mlp", "cnn", "gpt")
 CONTENDERS = (
     *("local", "hvd none", "hvd fp16", "gqsgd8", "gqsgd6", "gqsgd4"),
     *("gqsgd8 unrotated", "gqsgd4 unrotated"),
+    *("gqsgd8 two-phase", "gqsgd4 two-phase", "exponential8", "exponential4", "dqsgd4", "marsit100", "gradiveq"),
     *("ddp none", "ddp fp16", "ddp powersgd4"),
 )
 
