@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,12 @@ class Task(ABC):
         model.eval()
         with torch.no_grad():
             return self.evaluate(model)
+
+    def at_rate(self, factor: float) -> Task:
+        """The same with ``factor`` times its rates."""
+        other = copy(self)
+        other.rates = {name: factor * rate for name, rate in self.rates.items()}
+        return other
 
     def optimizer(self, name: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """SGD with momentum 0.9 or Adam, at the task's rate; names as in OPTIMIZERS."""
