@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,16 @@ class _Share:
         return [flat[start:end] for start, end in pairwise(ends)]
 
 
+class _Desk(NamedTuple):
+    """Where a rank works on its share: float32 (elements,) twice, norms and words of its layout, what it sends on."""
+
+    mean: np.ndarray
+    addend: np.ndarray
+    norms: np.ndarray
+    words: np.ndarray
+    gathered: np.ndarray
+
+
 def agree_on_norms(bucket: Bucket, world: World) -> Exchange:
     """The Max of ``bucket.norms``. Raises UnsupportedError on all ranks but one that has joined."""
     present = yield from presence.largest([bucket.norms], world)
@@ -64,13 +75,17 @@ def exchange(bucket: Bucket, kernels: Kernels, world: World, turn: Turn) -> Exch
     own = shares[world.rank]
     parcels = [share.words.stop - share.words.start for share in shares]
     received = yield AllToAll(bucket.words[WORDS_HEADER:], parcels)
-    mean, gathered = _buffers(bucket, own)
-    _average(own, kernels, received.reshape(world.size, -1), bucket.norms[NORMS_HEADER:][own.norms], mean, turn)
-    norms, words = _encode(own, kernels, mean, turn)
-    count = norms.size - NORMS_HEADER
-    gathered[:count] = norms[NORMS_HEADER:].view(np.int32)
-    gathered[count:] = words[WORDS_HEADER:]
-    received = yield AllGather(gathered)
+    desk = _desk(bucket, world, own)
+    desk.norms[NORMS_HEADER:] = bucket.norms[NORMS_HEADER:][own.norms]
+    _average(own, kernels, received.reshape(world.size, -1), desk, turn)
+    # Nobody else draws with these names.
+    alone = turn._replace(rank=0, size=1)
+    kernels.block_norms(own.layout, own.split(desk.mean), desk.norms, alone)
+    kernels.encode(own.layout, own.split(desk.mean), desk.norms, desk.words, alone)
+    count = desk.norms.size - NORMS_HEADER
+    desk.gathered[:count] = desk.norms[NORMS_HEADER:].view(np.int32)
+    desk.gathered[count:] = desk.words[WORDS_HEADER:]
+    received = yield AllGather(desk.gathered)
     start = 0
     for share in shares:
         blocks, length = share.norms.stop - share.norms.start, share.words.stop - share.words.start
@@ -79,37 +94,28 @@ def exchange(bucket: Bucket, kernels: Kernels, world: World, turn: Turn) -> Exch
         start += blocks + length
 
 
-def _average(
-    own: _Share, kernels: Kernels, parcels: np.ndarray, norms: np.ndarray, mean: np.ndarray, turn: Turn
-) -> None:
-    """mean = the average of what every rank sent for the blocks of this one."""
-    layout = own.layout
-    headed = np.concatenate([np.zeros(NORMS_HEADER, np.float32), norms])
-    words = np.zeros(layout.words_numel, np.int32)
-    addend = np.empty(own.numel, np.float32)
-    mean[:] = 0
-    for parcel in parcels:
-        words[WORDS_HEADER:] = parcel
-        kernels.decode(layout, own.split(addend), words, headed, turn, factor=1 / len(parcels))
-        mean += addend
+def _average(own: _Share, kernels: Kernels, parcels: np.ndarray, desk: _Desk, turn: Turn) -> None:
+    """desk.mean = the average of what every rank sent for the blocks of this one, whose norms are in desk.norms."""
+    for number, parcel in enumerate(parcels):
+        desk.words[WORDS_HEADER:] = parcel
+        into = desk.addend if number else desk.mean
+        kernels.decode(own.layout, own.split(into), desk.words, desk.norms, turn, factor=1 / len(parcels))
+        if number:
+            np.add(desk.mean, desk.addend, out=desk.mean)
 
 
-def _encode(own: _Share, kernels: Kernels, mean: np.ndarray, turn: Turn) -> tuple[np.ndarray, np.ndarray]:
-    """Norms and words of the mean, with their headers. Nobody else draws with this tensor's name."""
-    norms = np.zeros(own.layout.norms_numel, np.float32)
-    words = np.zeros(own.layout.words_numel, np.int32)
-    alone = turn._replace(rank=0, size=1)
-    kernels.block_norms(own.layout, own.split(mean), norms, alone)
-    kernels.encode(own.layout, own.split(mean), norms, words, alone)
-    return norms, words
-
-
-def _buffers(bucket: Bucket, own: _Share) -> tuple[np.ndarray, np.ndarray]:
-    """Memory for the mean and for what is gathered, kept for the next step."""
-    key = "two_phase buffers", own.norms.start, own.norms.stop
+def _desk(bucket: Bucket, world: World, own: _Share) -> _Desk:
+    """Kept for the next step: to touch fresh memory takes longer than to work in it."""
+    key = "two_phase desk", world.size, world.rank
     if key not in bucket.scratch:
-        numel = own.layout.norms_numel - NORMS_HEADER + own.layout.words_numel - WORDS_HEADER
-        bucket.scratch[key] = np.empty(own.numel, np.float32), np.empty(numel, np.int32)
+        layout = own.layout
+        bucket.scratch[key] = _Desk(
+            mean=np.zeros(own.numel, np.float32),
+            addend=np.zeros(own.numel, np.float32),
+            norms=np.zeros(layout.norms_numel, np.float32),
+            words=np.zeros(layout.words_numel, np.int32),
+            gathered=np.zeros(layout.norms_numel - NORMS_HEADER + layout.words_numel - WORDS_HEADER, np.int32),
+        )
     return bucket.scratch[key]
 
 
