@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hvd_gqsgd.costs import two_phases
 from hvd_gqsgd.costs.choices import FP16, NONE, Choice, choices, payload
 from hvd_gqsgd.costs.model import aggregation_seconds
 from hvd_gqsgd.costs.rates import Rates
@@ -91,9 +92,10 @@ def advise(rates: Rates, numels: Sequence[int], n: int | None = None) -> Advice:
             continue
         if best.seconds > needed * row.seconds and saved_s > OPERATIONS_SAVED * rates.latency_s:
             best = row
-    return Advice(
-        ranks=n, predictions=rows, best=best, sentence=_sentence(rates, rows, best), warnings=tuple(_warnings(rows, n))
-    )
+    warnings = _warnings(rows, n)
+    if best.bits is not None:
+        warnings += filter(None, [two_phases.note(rates, numels, n, best.bits, best.seconds)])
+    return Advice(ranks=n, predictions=rows, best=best, sentence=_sentence(rates, rows, best), warnings=tuple(warnings))
 
 
 def _sentence(rates: Rates, rows: Sequence[Prediction], best: Prediction) -> str:

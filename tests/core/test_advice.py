@@ -60,8 +60,9 @@ def test_levels_decide_the_width_in_large_worlds(n, name):
 
 
 def test_too_few_levels_are_a_warning_that_names_enough():
-    assert advise(IDEAL, MODEL, 32).warnings == (
-        "8 bits: L = 3 on 32 ranks; so few levels make noisy gradients, 10 bits keep at least 7.",
+    assert (
+        advise(IDEAL, MODEL, 32).warnings[0]
+        == "8 bits: L = 3 on 32 ranks; so few levels make noisy gradients, 10 bits keep at least 7."
     )
 
 

@@ -1,7 +1,5 @@
 """GlobalQSGD(exchange="two_phase"): unbiased, all levels whatever n is, the same on every rank."""
 
-import math
-
 import numpy as np
 import pytest
 
