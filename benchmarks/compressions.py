@@ -50,8 +50,7 @@ def seeded(compression: Any, seed: int) -> Any:
 def settings_of(name: str) -> str:
     """Everything that a run depends on: a repr with all settings, or Horovod's own class."""
     compression = COMPRESSIONS[name]
-    own = f"hvd.Compression.{name}" if isinstance(compression, type) else repr(compression)
-    return f"{own} at {RATES[name]:.3g} of the rate" if name in RATES else own
+    return f"hvd.Compression.{name}" if isinstance(compression, type) else repr(compression)
 
 
 def lane_bits(name: str) -> int | None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks import loopback_training, training_cells
-from benchmarks.compressions import COMPRESSIONS, settings_of
+from benchmarks.compressions import COMPRESSIONS, RATES, settings_of
 from benchmarks.network import launch
 from benchmarks.steps import context
 from benchmarks.training_plot import draw
@@ -90,7 +90,7 @@ def _train(arguments: argparse.Namespace, world: World, model: str, optimizer: s
             "world": world.__dict__,
             "seeds": list(range(arguments.seeds)),
             "steps": max(1, round(task.steps * arguments.steps_scale)),
-            "rate": task.rates[optimizer],
+            "rate": task.rates[optimizer] * arguments.rate_scale * RATES.get(compression, 1.0),
         }
         for compression in arguments.compressions
     ]
@@ -122,6 +122,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="runs of each cell")
     parser.add_argument("--steps-scale", type=float, default=1.0, help="times the steps of each model")
     worlds = parser.add_mutually_exclusive_group()
+    parser.add_argument("--rate-scale", type=float, default=1.0, help="times the rates that were tuned on two ranks")
     worlds.add_argument("--ranks", type=int, default=2, help="of real Horovod, on this machine")
     worlds.add_argument("--world", type=int, metavar="N", help="N workers in one process instead: a loopback world")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/training.json"))

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.compressions import COMPRESSIONS, RATES, lane_bits, seeded
+from benchmarks.compressions import COMPRESSIONS, lane_bits, seeded
 from benchmarks.workloads.small import TASKS, Task
 
 #: Points of a curve: each is the mean over as many steps as it takes.
@@ -56,7 +56,7 @@ def run(cells: Sequence[dict[str, Any]], path: Path | None, train: Train) -> Non
 def _measured(asked: dict[str, Any], train: Train) -> dict[str, Any]:
     """The metrics by seed, the mean loss over seeds by step, and the bytes of a step over all of them."""
     compression = COMPRESSIONS[asked["compression"]]
-    task = TASKS[asked["model"]].at_rate(RATES.get(asked["compression"], 1.0))
+    task = TASKS[asked["model"]].at_rate(asked["optimizer"], asked["rate"])
     runs = [train(task, asked["optimizer"], seeded(compression, seed), seed, asked["steps"]) for seed in asked["seeds"]]
     metrics = {name: [float(f"{run.metrics[name]:.6g}") for run in runs] for name in runs[0].metrics}
     bits = lane_bits(asked["compression"])

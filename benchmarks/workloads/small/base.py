@@ -62,10 +62,10 @@ class Task(ABC):
         with torch.no_grad():
             return self.evaluate(model)
 
-    def at_rate(self, factor: float) -> Task:
-        """The same with ``factor`` times its rates."""
+    def at_rate(self, optimizer: str, rate: float) -> Task:
+        """The same with another rate."""
         other = copy(self)
-        other.rates = {name: factor * rate for name, rate in self.rates.items()}
+        other.rates = {**self.rates, optimizer: rate}
         return other
 
     def optimizer(self, name: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
