@@ -17,8 +17,8 @@ EPOCHS = 60
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("feedback", [[], ["feedback"]], ids=["plain", "feedback"])
-def test_training_goes_on_while_the_world_grows_and_shrinks(tmp_path, feedback):
+@pytest.mark.parametrize("mode", ["plain", "feedback", "two_phase", "marsit", "dqsgd", "gradiveq"])
+def test_training_goes_on_while_the_world_grows_and_shrinks(tmp_path, mode):
     discover = tmp_path / "discover.sh"
     discover.write_text(
         "#!/bin/sh\n"
@@ -32,14 +32,14 @@ def test_training_goes_on_while_the_world_grows_and_shrinks(tmp_path, feedback):
         *("-np", "2", "--min-np", "2", "--max-np", "3", "--gloo"),
         # With one host horovodrun does not look for interfaces itself.
         *("--network-interfaces", "lo", "--host-discovery-script", discover),
-        *(sys.executable, PROGRAMS / "elastic.py", tmp_path, *feedback),
+        *(sys.executable, PROGRAMS / "elastic.py", tmp_path, mode),
         timeout=240,
         PYTHONPATH=str(ROOT / "tests" / "parallel"),
     )
     assert result.returncode == 0, result.stdout[-6000:]
     assert (tmp_path / "sizes").read_text() == "2 3 2"
     # Rank 0 lives through both resizes.
-    assert (tmp_path / "kept").read_text() == ("xx" if feedback else "")
+    assert (tmp_path / "kept").read_text() == ("xx" if mode == "feedback" else "")
 
 
 class Cluster:

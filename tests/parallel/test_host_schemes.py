@@ -34,7 +34,7 @@ def relative_error(result, name, step=0, scale=1.0):
     return float((result.double() / scale - exact).norm() / exact.norm())
 
 
-@pytest.mark.parametrize("op, scale", [(hvd.Average, 1), (hvd.Sum, None)])
+@pytest.mark.parametrize("op, scale", [(hvd.Average, 1), (hvd.Sum, None)], ids=["Average", "Sum"])
 @pytest.mark.parametrize("key", UNBIASED)
 def test_the_mean_within_its_error(several, key, op, scale):
     compression, bound = UNBIASED[key]

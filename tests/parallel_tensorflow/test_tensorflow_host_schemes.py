@@ -21,21 +21,22 @@ def large(results):
 WAYS = [(key, "function") for key in HOST] + [("two_phase", mode) for mode in MODES if mode != "function"]
 
 
-@pytest.mark.parametrize("op, scale", [(hvd.Average, 1), (hvd.Sum, None)])
 @pytest.mark.parametrize("key, mode", [way for way in WAYS if way[0] in UNBIASED])
-def test_the_mean_within_its_error(several, key, mode, op, scale):
+def test_the_mean_within_its_error(several, key, mode):
     make, bound = UNBIASED[key]
+    # One sum among all these means.
+    op, scale = (hvd.Sum, several) if mode == "eager" else (hvd.Average, 1)
     compression, variables = make(seed=401 + MODES.index(mode)), make_variables()
     for step in range(2):
         results = run(mode, lambda step=step: gradients_of(variables, compression, step=step, op=op))
         for name, result in results.items():
             exact = sum(gradient(name, result.shape, r, step) for r in range(several)) / several
-            error = np.linalg.norm(result.numpy() / (scale or several) - exact) / np.linalg.norm(exact)
+            error = np.linalg.norm(result.numpy() / scale - exact) / np.linalg.norm(exact)
             assert error < (bound if result.shape.num_elements() >= 1024 else 1e-6), (name, step)
             assert_same_on_all_ranks(result)
 
 
-@pytest.mark.parametrize("dtype", [tf.float32, tf.float16, tf.bfloat16, tf.float64], ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64], ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("key", HOST)
 def test_every_dtype_comes_back_in_its_shape(several, key, dtype):
     compression, variables = HOST[key](seed=402), make_variables(dtype=dtype)

@@ -1,7 +1,8 @@
 """Trains until the world has been resized as often as asked; every gradient is checked against the exact mean.
 
-elastic.py FOLDER [feedback]    writes FOLDER/sizes, the sizes that rank 0 saw, and with error feedback FOLDER/kept, how
-                                often it began a new world with something left over from the one before
+elastic.py FOLDER [feedback|SCHEME]    writes FOLDER/sizes, the sizes that rank 0 saw, and with error feedback
+                                       FOLDER/kept, how often it began a new world with something left over from the
+                                       one before; of one of schemes.HOST, all ranks have to have the same gradients
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ from pathlib import Path
 import horovod.torch as hvd
 import torch
 from rig import backward, finish_step, gradient, make_parameters
+from schemes import HOST
 
 from hvd_gqsgd.torch import GlobalQSGD
 
 FOLDER = Path(sys.argv[1])
-FEEDBACK = sys.argv[2:] == ["feedback"]
-COMPRESSION = GlobalQSGD(bits=4, error_feedback=True) if FEEDBACK else GlobalQSGD()
+MODE = sys.argv[2] if len(sys.argv) > 2 else "plain"
+COMPRESSION = {
+    "plain": GlobalQSGD,
+    "feedback": lambda seed: GlobalQSGD(bits=4, error_feedback=True, seed=seed),
+    **HOST,
+}[MODE](seed=0)
 PLANNED = [2, 3, 2]
 parameters = make_parameters()
 model = torch.nn.ParameterDict(parameters)
@@ -45,6 +51,17 @@ def finish_with_feedback(optimizer: hvd.DistributedOptimizer, step: int) -> None
     optimizer.zero_grad()
 
 
+def finish_alike(optimizer: hvd.DistributedOptimizer) -> None:
+    """Synchronise; all ranks have the same finite gradients, those that came later too."""
+    optimizer.synchronize()
+    for name, parameter in parameters.items():
+        everyone = hvd.allgather(parameter.grad[None], name=f"alike.{name}")
+        assert everyone.isfinite().all() and (everyone == everyone[:1]).all(), name
+    with optimizer.skip_synchronize():
+        optimizer.step()
+    optimizer.zero_grad()
+
+
 def train(state: hvd.elastic.TorchState) -> None:
     while len(state.sizes) <= len(PLANNED):
         if not state.sizes or state.sizes[-1] != hvd.size():
@@ -57,8 +74,10 @@ def train(state: hvd.elastic.TorchState) -> None:
             return
         for _ in range(20):
             backward(parameters, state.step)
-            if FEEDBACK:
+            if MODE == "feedback":
                 finish_with_feedback(state.optimizer, state.step)
+            elif MODE in HOST:
+                finish_alike(state.optimizer)
             else:
                 finish_step(parameters, state.optimizer, state.step)
             state.step += 1
