@@ -24,6 +24,7 @@ COLORS = {
     "dqsgd4": "crimson",
     "marsit100": "black",
     "gradiveq": "tan",
+    "gradiveq 512": "peru",
     "gqsgd4 unrotated": "tab:olive",
     "ddp none": "tab:red",
     "ddp fp16": "tab:pink",

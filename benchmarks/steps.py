@@ -21,6 +21,7 @@ CONTENDERS = (
     *("local", "hvd none", "hvd fp16", "gqsgd8", "gqsgd6", "gqsgd4"),
     *("gqsgd8 unrotated", "gqsgd4 unrotated"),
     *("gqsgd8 two-phase", "gqsgd4 two-phase", "exponential8", "exponential4", "dqsgd4", "marsit100", "gradiveq"),
+    "gradiveq 512",
     *("ddp none", "ddp fp16", "ddp powersgd4"),
 )
 

@@ -14,6 +14,9 @@ from benchmarks.contenders.local import Local
 from benchmarks.workloads import Workload
 from hvd_gqsgd.torch import DQSGD, GlobalQSGD, GradiVeQ, Marsit
 
+#: So short that a measurement of some seconds is mostly of compressed steps.
+GRADIVEQ_PHASES = {"warm_up_steps": 0, "sample_steps": 8, "compress_steps": 1000}
+
 CONTENDERS: dict[str, Callable[[Workload], Contender]] = {
     "local": Local,
     "hvd none": partial(Horovod, compression=hvd.Compression.none),
@@ -29,8 +32,8 @@ CONTENDERS: dict[str, Callable[[Workload], Contender]] = {
     "exponential4": partial(Horovod, compression=GlobalQSGD(bits=4, levels="exponential", rotation=None)),
     "dqsgd4": partial(Horovod, compression=DQSGD(bits=4.0)),
     "marsit100": partial(Horovod, compression=Marsit(sync_every=100)),
-    # Phases so short that a measurement of some seconds is mostly of compressed steps.
-    "gradiveq": partial(Horovod, compression=GradiVeQ(warm_up_steps=0, sample_steps=8, compress_steps=1000)),
+    "gradiveq": partial(Horovod, compression=GradiVeQ(**GRADIVEQ_PHASES)),
+    "gradiveq 512": partial(Horovod, compression=GradiVeQ(slice_numel=512, **GRADIVEQ_PHASES)),
     "ddp none": partial(DDP, hook=Hook.NONE),
     "ddp fp16": partial(DDP, hook=Hook.FP16),
     "ddp powersgd4": partial(DDP, hook=Hook.POWERSGD_4),
