@@ -36,8 +36,10 @@ def test_the_mean_within_its_error(several, key, mode):
             assert_same_on_all_ranks(result)
 
 
-@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64], ids=lambda dtype: dtype.name)
-@pytest.mark.parametrize("key", HOST)
+DTYPES = [(key, tf.float64) for key in HOST] + [("two_phase", tf.float16), ("two_phase", tf.bfloat16)]
+
+
+@pytest.mark.parametrize("key, dtype", DTYPES, ids=str)
 def test_every_dtype_comes_back_in_its_shape(several, key, dtype):
     compression, variables = HOST[key](seed=402), make_variables(dtype=dtype)
     for result in run("function", lambda: gradients_of(variables, compression)).values():
@@ -45,7 +47,7 @@ def test_every_dtype_comes_back_in_its_shape(several, key, dtype):
         assert_same_on_all_ranks(tf.cast(result, tf.float64))
 
 
-@pytest.mark.parametrize("key", HOST)
+@pytest.mark.parametrize("key", ["two_phase", "marsit", "gradiveq"])
 def test_a_variable_larger_than_a_bucket(several, key):
     compression, variables = HOST[key](seed=403), make_variables({"w": (BUCKET_BYTES // 4 + 3,), "v": (3000,)})
     for result in run("function", lambda: gradients_of(variables, compression)).values():
@@ -105,9 +107,8 @@ def test_a_checkpoint_is_read_by_a_process_that_has_not_stepped(tmp_path):
     assert empty.by_label == {}
 
 
-@pytest.mark.parametrize("key", HOST)
-def test_other_settings_on_one_rank_are_an_error_on_every_rank(several, key):
-    compression = HOST[key](seed=407 + (hvd.rank() == 0))
+def test_other_settings_on_one_rank_are_an_error_on_every_rank(several):
+    compression = HOST["marsit"](seed=407 + (hvd.rank() == 0))
     with pytest.raises(DisagreementError, match="expected the same compression settings on every rank"):
         hvd.allreduce(tf.ones([3000]), name="x", compression=compression)
     variables = make_variables()
