@@ -132,7 +132,7 @@ def test_a_cell_has_the_bytes_of_a_step_over_all_seeds(tmp_path, monkeypatch):
     monkeypatch.setitem(training_cells.TASKS, "lines", Lines())
     path = tmp_path / "cells.json"
     path.write_text(json.dumps({"cells": []}))
-    asked = {"model": "lines", "optimizer": "sgd", "seeds": [0, 1], "steps": 4}
+    asked = {"model": "lines", "optimizer": "sgd", "rate": 0.1, "seeds": [0, 1], "steps": 4}
     cells = [{**asked, "compression": name} for name in ("fp16", "gqsgd4")]
     training_cells.run(cells, path, partial(loopback_training.train, workers=2))
     fp16, gqsgd4 = json.loads(path.read_text())["cells"]
