@@ -6,11 +6,11 @@ import pytest
 from launcher import TRANSPORTS, assert_passed_on_every_rank, horovodrun
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("suite", ["parallel", "parallel_tensorflow"])
 def test_parallel_suite(suite, ranks, transport):
     pytest_ = [sys.executable, "-m", "pytest", f"tests/{suite}", "-q", "-x", "--color=no", "-p", "no:cacheprovider"]
-    result = horovodrun("-np", str(ranks), f"--{transport}", *pytest_, "--timeout=120", timeout=800)
+    result = horovodrun("-np", str(ranks), f"--{transport}", *pytest_, "--timeout=120", timeout=1400)
     assert_passed_on_every_rank(result, ranks)
