@@ -18,7 +18,7 @@ from benchmarks.workloads.small import Task
 from benchmarks.workloads.small.base import draw_of, schedule_of
 from hvd_gqsgd.schemes import Scheme, World
 from hvd_gqsgd.torch.buffers import host_kernels, to_host
-from hvd_gqsgd.torch.plan import Load, Spec, groups_of
+from hvd_gqsgd.torch.plan import Spec, groups_of
 from hvd_gqsgd.torch.state import ExchangeState
 from hvd_gqsgd.worlds import loopback
 
@@ -100,7 +100,9 @@ class LoopbackAverage:
         scheme, kernels = self._scheme, host_kernels()
         for loads in zip(*self._loads, strict=True):
             for load, own, state in zip(loads, everyones, self.states, strict=True):
-                self._fill(load, own, state)
+                load.bucket.tensors = [to_host(part.of(own[part.spec.name])) for part in load.parts]
+                state.lend(load, scheme, lambda part: part.spec.name)
+                load.bucket.residuals = [to_host(left) for left in load.bucket.residuals]
             ranks = zip(loads, self._worlds, strict=True)
             sent_bytes += loopback.run([scheme.collectives(load.bucket, kernels, world) for load, world in ranks])
             first = loads[0].bucket
@@ -108,16 +110,6 @@ class LoopbackAverage:
         for state in self.states:
             state.step += 1
         return sent_bytes
-
-    def _fill(self, load: Load, own: Gradients, state: ExchangeState) -> None:
-        bucket, specs = load.bucket, [part.spec for part in load.parts]
-        bucket.step = state.step
-        bucket.tensors = [to_host(part.of(own[part.spec.name])) for part in load.parts]
-        if self._scheme.keeps_residuals:
-            kept = [state.residual_of(spec.name, spec.numel, torch.device("cpu"))[0] for spec in specs]
-            bucket.residuals = [to_host(part.of(left)) for part, left in zip(load.parts, kept, strict=True)]
-        if self._scheme.on_host:
-            bucket.memory = [state.memory_of(part.label, part.numel)[0] for part in load.parts]
 
 
 def _gradients(model: nn.Module, loss: torch.Tensor) -> Gradients:

@@ -214,9 +214,9 @@ class Scheme(Settings, ABC):
         """
 
     @property
-    @abstractmethod
     def keeps_residuals(self) -> bool:
         """Whether buckets need ``residuals``."""
+        return False
 
     @abstractmethod
     def bits_of(self, name: str, shape: Sequence[int]) -> int | None:

@@ -139,10 +139,6 @@ class GradiVeQ(Scheme):
     def cuts_tensors(self) -> bool:
         return False
 
-    @property
-    def keeps_residuals(self) -> bool:
-        return False
-
     def bits_of(self, name: str, shape: Sequence[int]) -> int | None:
         if self.then is not None:
             return self.then.bits_of(name, shape)

@@ -113,11 +113,6 @@ class Marsit(Scheme):
         """No: the compensation and the size of a step belong to a tensor, wherever buckets end."""
         return False
 
-    @property
-    def keeps_residuals(self) -> bool:
-        """No: a bucket's ``memory`` holds what is left over."""
-        return False
-
     def bits_of(self, name: str, shape: Sequence[int]) -> int | None:
         return None if math.prod(shape) < max(1, self.min_numel) else 1
 

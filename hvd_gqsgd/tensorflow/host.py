@@ -119,6 +119,7 @@ class _Run:
 
     def __init__(self, scheme: Scheme, load: Load, check: int, memories: list[Memory]) -> None:
         self._scheme = scheme
+        self._stages = scheme.stages
         self._memories = memories
         self._asked: Collective | None = None
         self._dense_bytes = sum(part.spec.dtype.size * part.numel for part in load.parts)
@@ -181,9 +182,8 @@ class _Run:
     def _stage_of(self, asked: Collective | None) -> list[Any]:
         """What is asked for: its number among the kinds that this stage may be, bytes, splits."""
         kind: Kind = (None, "") if asked is None else (type(asked), asked.buffer.dtype.name)
-        stages = self._scheme.stages
         # After the last one there is nothing to ask for.
-        kinds = stages[self._turn] if self._turn < len(stages) else [(None, "")]
+        kinds = self._stages[self._turn] if self._turn < len(self._stages) else [(None, "")]
         number = kinds.index(kind)
         if asked is None:
             return [np.int32(number), np.empty(0, np.uint8), np.empty(0, np.int32)]

@@ -25,7 +25,9 @@ class Memory:
     @property
     def residual(self) -> np.ndarray:
         """What is left over, with error feedback."""
-        return self.arrays.setdefault("residual", np.zeros(self.numel, np.float32))
+        if "residual" not in self.arrays:
+            self.arrays["residual"] = np.zeros(self.numel, np.float32)
+        return self.arrays["residual"]
 
 
 class _Memories(tf.train.experimental.PythonState):
@@ -61,6 +63,7 @@ class CompressionState(tf.Module):
         runs one graph for all models whose variables have the same shapes, so nothing else can tell them apart. They
         are made when a function is traced, and restored then if a checkpoint was read before. They are each rank's own,
         so every rank needs a checkpoint of its own.
+    memories: the same of schemes on the host, which are not variables.
     """
 
     def __init__(self) -> None:

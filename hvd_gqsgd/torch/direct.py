@@ -5,7 +5,6 @@ from __future__ import annotations
 from threading import Lock
 
 import horovod.torch as hvd
-import numpy as np
 import torch
 
 from hvd_gqsgd import telemetry
@@ -15,7 +14,7 @@ from hvd_gqsgd.torch.agreement import Parties
 from hvd_gqsgd.torch.calls import Call
 from hvd_gqsgd.torch.exchange import RunningExchange, drain, report
 from hvd_gqsgd.torch.pending import Pending
-from hvd_gqsgd.torch.plan import Load, Part, Spec, groups_of
+from hvd_gqsgd.torch.plan import Load, Spec, groups_of
 from hvd_gqsgd.torch.state import ExchangeState
 from hvd_gqsgd.torch.traffic import traffic
 
@@ -40,32 +39,19 @@ class DirectExchange:
         base = base_name(call)
         self.pending = Pending(self, Spec.of(base, tensor), tensor)
         self._wire_name = calls.open(base)
-        self._step, state.step = state.step, state.step + 1
+        self._step = state.step
         self._loads = [group.load() for group in groups_of(scheme, [self.pending.spec])]
         self._running = [self._start(load) for load in self._loads]
+        state.step += 1
 
     def _start(self, load: Load) -> RunningExchange:
         bucket = load.bucket
         bucket.tensors = [part.of(self.pending.flat) for part in load.parts]
-        if self._scheme.keeps_residuals:
-            bucket.residuals = [self._residual(part) for part in load.parts]
-        if self._scheme.on_host:
-            bucket.memory = [self._memory(part) for part in load.parts]
-        bucket.step = self._step
+        problem = self._state.lend(load, self._scheme, lambda part: self._wire_name)
+        self._problem = self._problem or problem
         traffic.dense_bytes += load.dense_bytes
         name = f"{self._wire_name}.{load.parts[0].start}"
         return RunningExchange(self._scheme, bucket, name, self._call.process_set, self._problem)
-
-    def _residual(self, part: Part) -> torch.Tensor:
-        device = torch.device("cpu") if self._scheme.on_host else part.spec.device
-        kept, problem = self._state.residual_of(self._wire_name, part.spec.numel, device)
-        self._problem = self._problem or problem
-        return part.of(kept)
-
-    def _memory(self, part: Part) -> dict[str, np.ndarray]:
-        kept, problem = self._state.memory_of(f"{self._wire_name}[{part.start}:]", part.numel)
-        self._problem = self._problem or problem
-        return kept
 
     def _unnamed(self) -> str:
         named = self._call.name is not None or not self._scheme.remembers

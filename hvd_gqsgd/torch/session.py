@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from threading import RLock
 
 import horovod.torch as hvd
-import numpy as np
 import torch
 
 from hvd_gqsgd import telemetry
@@ -199,27 +198,13 @@ class Session:
     def _start(self, group: Group, load: Load) -> None:
         now = self._round
         bucket = load.bucket
-        bucket.step = self._state.step
         bucket.tensors = [_payload(now.arrived[part.spec.name], part) for part in load.parts]
-        if self._scheme.keeps_residuals:
-            bucket.residuals = [self._residual(part) for part in load.parts]
-        if self._scheme.on_host:
-            bucket.memory = [self._memory(part) for part in load.parts]
+        problem = self._state.lend(load, self._scheme, lambda part: part.spec.name)
+        now.problem = now.problem or problem
         name = self._wire_name(load.label)
         now.exchanges[group.index] = RunningExchange(self._scheme, bucket, name, self._process_set, now.problem)
         traffic.dense_bytes += load.dense_bytes
         now.dense_bytes += load.dense_bytes
-
-    def _residual(self, part: Part) -> torch.Tensor:
-        device = torch.device("cpu") if self._scheme.on_host else part.spec.device
-        kept, problem = self._state.residual_of(part.spec.name, part.spec.numel, device)
-        self._round.problem = self._round.problem or problem
-        return part.of(kept)
-
-    def _memory(self, part: Part) -> dict[str, np.ndarray]:
-        kept, problem = self._state.memory_of(part.label, part.numel)
-        self._round.problem = self._round.problem or problem
-        return kept
 
     def _failure(self, failed: RunningExchange) -> Exception:
         """What to raise for ``failed``, after every collective of the round has come to its end on every rank."""

@@ -6,7 +6,7 @@ it. What is left over of gradients is each rank's own, so every rank saves and l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from hvd_gqsgd.errors import SettingsError
+from hvd_gqsgd.schemes import cutting
 from hvd_gqsgd.schemes.base import Scheme
+from hvd_gqsgd.torch.plan import Load, Part
 
 #: States kept for one optimizer, for settings that alternate; beyond that the oldest goes.
 MOST_SETTINGS = 8
@@ -61,6 +63,28 @@ class ExchangeState:
             f"compression state of {label!r}: expected that of {numel} elements, got of {kept_numel}; load the "
             "state_dict() of this model's own compression"
         )
+
+    def lend(self, load: Load, scheme: Scheme, name_of: Callable[[Part], str]) -> str:
+        """Put what is remembered of the parts of ``load`` into its bucket; says what is wrong, as ``residual_of``.
+
+        name_of: what a part's tensor is remembered as.
+        """
+        bucket, problems = load.bucket, [""]
+        bucket.step = self.step
+        if scheme.keeps_residuals:
+            bucket.residuals = []
+            for part in load.parts:
+                device = torch.device("cpu") if scheme.on_host else part.spec.device
+                kept, problem = self.residual_of(name_of(part), part.spec.numel, device)
+                bucket.residuals.append(part.of(kept))
+                problems.append(problem)
+        if scheme.on_host:
+            bucket.memory = []
+            for part in load.parts:
+                memory, problem = self.memory_of(cutting.label_of(name_of(part), part.start), part.numel)
+                bucket.memory.append(memory)
+                problems.append(problem)
+        return next(filter(None, problems), "")
 
     def to_dict(self) -> dict[str, Any]:
         memories = {
