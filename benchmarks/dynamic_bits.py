@@ -33,18 +33,7 @@ def buckets_of(scheme: Scheme, numels: Sequence[int], n: int) -> list[Bucket]:
         for index, (name, numel) in enumerate(zip(names, numels, strict=True))
     )
     layout = Layout(members=members, **scheme.layout_settings())
-    return [
-        Bucket(
-            layout=layout,
-            names=names,
-            labels=names,
-            check=1,
-            norms=np.zeros(layout.norms_numel, np.float32),
-            words=np.zeros(layout.words_numel, np.int32),
-            memory=[{} for _ in names],
-        )
-        for _ in range(n)
-    ]
+    return [Bucket.of_arrays(layout, 1, names) for _ in range(n)]
 
 
 #: Relative errors of the first step that are asked for.

@@ -108,16 +108,8 @@ def _buckets(scheme: Scheme, ranks: Ranks) -> tuple[list[str], list[Bucket]]:
         for name in names
     )
     layout = Layout(members=tuple(members), **scheme.layout_settings())
-    own = {"layout": layout, "names": names, "check": 1, "labels": names, "shapes": tuple(shapes[n] for n in names)}
-    return list(names), [
-        Bucket(
-            norms=np.zeros(layout.norms_numel, np.float32),
-            words=np.zeros(layout.words_numel, np.int32),
-            memory=[{} for _ in names],
-            **own,
-        )
-        for _ in range(ranks.n)
-    ]
+    sent_shapes = tuple(shapes[name] for name in names)
+    return list(names), [Bucket.of_arrays(layout, 1, names, shapes=sent_shapes) for _ in range(ranks.n)]
 
 
 def train(scheme: Scheme | None, n: int, seed: int, steps: int) -> Ended:

@@ -49,18 +49,7 @@ class Ranks:
         self.chosen = [i for i, shape in enumerate(shapes) if scheme.bits_of("", shape)]
         members = (Member(tensor_id=i, numel=shapes[i].numel(), dtype="float32", bits=1) for i in self.chosen)
         layout = Layout(members=tuple(members), **scheme.layout_settings())
-        names = tuple(map(str, self.chosen))
-        self.buckets = [
-            Bucket(
-                layout=layout,
-                names=names,
-                check=1,
-                norms=np.zeros(layout.norms_numel, np.float32),
-                words=np.zeros(layout.words_numel, np.int32),
-                memory=[{} for _ in names],
-            )
-            for _ in range(size)
-        ]
+        self.buckets = [Bucket.of_arrays(layout, 1, list(map(str, self.chosen))) for _ in range(size)]
 
     def allreduce(self, step: int, gradients: list[list[torch.Tensor]], means: list[torch.Tensor]) -> None:
         """Replace the ``means`` of what is compressed."""

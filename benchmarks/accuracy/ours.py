@@ -45,15 +45,12 @@ class Reduction:
         )
         layout = Layout(members=members, **scheme.layout_settings())
         buckets = [
-            Bucket(
-                layout=layout,
-                names=tuple(t.name for t in gradients.tensors),
-                check=1,
-                norms=np.empty(layout.norms_numel, dtype=np.float32),
-                words=np.empty(layout.words_numel, dtype=np.int32),
+            Bucket.of_arrays(
+                layout,
+                1,
+                [t.name for t, bits in zip(gradients.tensors, chosen, strict=True) if bits is not None],
                 tensors=[part for part, bits in zip(gradients.cut(row), chosen, strict=True) if bits is not None],
                 step=step,
-                labels=tuple(t.name for t, bits in zip(gradients.tensors, chosen, strict=True) if bits is not None),
             )
             for row in gradients.workers
         ]

@@ -62,10 +62,15 @@ def load(path: Path) -> ctypes.CDLL:
     except (OSError, AttributeError) as error:
         raise KernelsMissingError(f"the compiled kernels did not load: {error}; build them with {BUILD}") from error
     check_abi(path, abi)
-    for name, arguments in _SIGNATURES.items():
+    declare(library, _SIGNATURES)
+    return library
+
+
+def declare(library: ctypes.CDLL, signatures: dict[str, list[type]]) -> None:
+    """Tell ctypes what the functions of ``library`` take; they return nothing."""
+    for name, arguments in signatures.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
-    return library
 
 
 def check_abi(path: Path, abi: int) -> None:

@@ -79,9 +79,7 @@ class CompiledSigns(SignKernels):
     def __init__(self, isa: str, threads: int = 0) -> None:
         self._how = threads, compiled.ISAS[isa]
         self._library = compiled.load(compiled.library_path())
-        for name, arguments in _SIGNATURES.items():
-            function = getattr(self._library, name)
-            function.argtypes, function.restype = arguments, None
+        compiled.declare(self._library, _SIGNATURES)
 
     def pack(self, x: np.ndarray, compensation: np.ndarray, words: np.ndarray) -> None:
         given, kept = (address_of_array(x), _code_of(x)), address_of_array(compensation)

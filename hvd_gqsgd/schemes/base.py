@@ -124,6 +124,21 @@ class Bucket:
     memory: Sequence[dict[str, np.ndarray]] = ()
     scratch: dict[Any, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_arrays(cls, layout: Layout, check: int, labels: Sequence[str], **more: Any) -> Bucket:
+        """One on the host that nothing was sent in yet, each member with a memory of its own that is empty.
+
+        more: other fields; names are the labels unless given.
+        """
+        return cls(
+            layout=layout,
+            check=check,
+            norms=np.zeros(layout.norms_numel, np.float32),
+            words=np.zeros(layout.words_numel, np.int32),
+            labels=tuple(labels),
+            **{"names": tuple(labels), "memory": [{} for _ in labels], **more},
+        )
+
     def write_header(self, valid: bool) -> None:
         """Put ``check`` into the header so that Max finds both its maximum and its minimum over the ranks.
 

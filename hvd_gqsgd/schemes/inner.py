@@ -68,15 +68,7 @@ def _bucket(scheme: Scheme, outer: Bucket, parts: tuple[Part, ...]) -> Bucket:
         return kept[1]
     members = (Member(tensor_id=p.tensor_id, numel=p.numel, dtype="float32", bits=p.bits) for p in parts)
     layout = Layout(members=tuple(members), **scheme.layout_settings())
-    bucket = Bucket(
-        layout=layout,
-        names=outer.names,
-        check=outer.check,
-        norms=np.zeros(layout.norms_numel, np.float32),
-        words=np.zeros(layout.words_numel, np.int32),
-        labels=tuple(part.label for part in parts),
-        shapes=tuple((part.numel,) for part in parts),
-        memory=[{} for _ in parts],
-    )
+    shapes = tuple((part.numel,) for part in parts)
+    bucket = Bucket.of_arrays(layout, outer.check, [part.label for part in parts], names=outer.names, shapes=shapes)
     outer.scratch[scheme] = parts, bucket
     return bucket

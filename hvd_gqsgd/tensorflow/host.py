@@ -124,16 +124,9 @@ class _Run:
         self._asked: Collective | None = None
         self._dense_bytes = sum(part.spec.dtype.size * part.numel for part in load.parts)
         self._kernels = kernels.select(threads=_THREADS)
+        labels, shapes = [part.label for part in load.parts], tuple(part.shape for part in load.parts)
         layout = _single_or_double(load.layout)
-        self.bucket = Bucket(
-            layout=layout,
-            names=load.names,
-            check=check,
-            norms=np.zeros(layout.norms_numel, np.float32),
-            words=np.zeros(layout.words_numel, np.int32),
-            labels=tuple(part.label for part in load.parts),
-            shapes=tuple(part.shape for part in load.parts),
-        )
+        self.bucket = Bucket.of_arrays(layout, check, labels, names=load.names, shapes=shapes)
 
     def start(self, gate: Any, step: Any, size: Any, rank: Any, *tensors: np.ndarray) -> list[Any]:
         """Run up to the first collective."""

@@ -20,5 +20,5 @@ namespace {
 #pragma GCC pop_options
 #endif
 
-const Variant avx2_variant = {block_norms, encode, decode};
+const Variant avx2_variant = {block_norms, encode, decode, pack, merge, compensate, expand};
 #endif

@@ -7,4 +7,4 @@ namespace {
 #include "body.inc"
 }
 
-const Variant baseline_variant = {block_norms, encode, decode};
+const Variant baseline_variant = {block_norms, encode, decode, pack, merge, compensate, expand};

@@ -2,23 +2,11 @@
 #include "shared.h"
 #include "variants.h"
 
-#include <omp.h>
-
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
 namespace {
-
-const Variant &variant_of(int isa) {
-#if defined(__x86_64__)
-    if (isa == GQSGD_AVX512) return avx512_variant;
-    if (isa == GQSGD_AVX2) return avx2_variant;
-#else
-    (void)isa;
-#endif
-    return baseline_variant;
-}
 
 #if defined(__x86_64__)
 // Clang's __builtin_cpu_supports does not know this one.
@@ -27,16 +15,6 @@ bool has_f16c() {
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 #endif
-
-PairKeys pair_keys(uint64_t key) {
-    PairKeys keys;
-    for (int pair = 0; pair < 8; pair++) {
-        const uint64_t draw = mix64(key + (uint64_t)(pair + 1) * GOLDEN);
-        keys.k0[pair] = (uint32_t)draw;
-        keys.k1[pair] = (uint32_t)(draw >> 32);
-    }
-    return keys;
-}
 
 // maths.dither.place_among and position.
 void take_place(uint64_t key, uint64_t n, uint64_t rank, Codec &codec) {
@@ -60,17 +38,17 @@ Codec codec_of(const gqsgd_codec &given, const gqsgd_segment &segment, bool dith
     codec.levels = (int)((((uint64_t)1 << (segment.bits - 1)) - 1) / given.summands);
     codec.rotated = given.rotated;
     codec.exponential = given.exponential;
-    if (codec.rotated) codec.signs = pair_keys(tensor_key(given.seed, 0, segment.tensor_id, rotation));
+    if (codec.rotated) codec.signs = keys_of<PairKeys>(tensor_key(given.seed, 0, segment.tensor_id, rotation));
     if (!dithered) return codec;
     codec.keep = 0xffff;
     if (given.dither == GQSGD_NEAREST) {
         codec.keep = 0;
         codec.flip = 0x8000;
     } else if (given.dither == GQSGD_INDEPENDENT) {
-        codec.dither = pair_keys(tensor_key(given.seed, given.step, segment.tensor_id, given.rank));
+        codec.dither = keys_of<PairKeys>(tensor_key(given.seed, given.step, segment.tensor_id, given.rank));
     } else {
         const uint64_t key = tensor_key(given.seed, given.step, segment.tensor_id, shared);
-        codec.dither = pair_keys(key);
+        codec.dither = keys_of<PairKeys>(key);
         take_place(key, given.size, given.rank, codec);
     }
     return codec;
@@ -89,7 +67,6 @@ struct Bucket {
 
 // Calls work(segment, address, residual, range) for blocks [begin, end) of the list of all blocks of all segments.
 template <class Work> void visit(const Bucket &bucket, int64_t begin, int64_t end, Work work) {
-    const DefaultFloats floats;
     for (int64_t s = 0, before = 0; s < bucket.count && before < end; s++) {
         const gqsgd_segment &segment = bucket.segments[s];
         const int64_t blocks = blocks_of(segment, bucket.block_size);
@@ -108,17 +85,20 @@ template <class Work> void visit_all(const Bucket &bucket, int threads, Work wor
         numel += bucket.segments[s].numel;
         blocks += blocks_of(bucket.segments[s], bucket.block_size);
     }
-    int64_t team = threads > 0 ? threads : omp_get_max_threads();
-    if (team > numel / MIN_NUMEL_PER_THREAD) team = numel / MIN_NUMEL_PER_THREAD;
-    if (team <= 1) return visit(bucket, 0, blocks, work);
-#pragma omp parallel num_threads((int)team)
-    {
-        const int64_t size = omp_get_num_threads(), me = omp_get_thread_num();
-        visit(bucket, blocks * me / size, blocks * (me + 1) / size, work);
-    }
+    deal(blocks, numel, threads, [&](int64_t begin, int64_t end) { visit(bucket, begin, end, work); });
 }
 
 }  // namespace
+
+const Variant &variant_of(int isa) {
+#if defined(__x86_64__)
+    if (isa == GQSGD_AVX512) return avx512_variant;
+    if (isa == GQSGD_AVX2) return avx2_variant;
+#else
+    (void)isa;
+#endif
+    return baseline_variant;
+}
 
 int gqsgd_abi(void) { return GQSGD_ABI; }
 

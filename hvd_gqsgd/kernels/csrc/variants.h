@@ -1,4 +1,5 @@
-// What dispatch.cpp hands to the variant of an instruction set: some blocks of one segment.
+// What dispatch.cpp and signs.cpp hand to the variant of an instruction set: some blocks of one segment, or some tiles of
+// one tensor's signs.
 #pragma once
 
 #include "kernels.h"
@@ -25,7 +26,14 @@ struct BlockRange {
     int dtype;
 };
 
-// residual: may be null.
+const int64_t SIGNS_TILE = 512;
+
+// Keys of the hash for each binary digit of a probability.
+struct DigitKeys {
+    uint32_t k0[32], k1[32];
+};
+
+// residual: may be null. The last four are of signs.h, over tiles [begin, end) or, to merge, words.
 struct Variant {
     void (*block_norms)(
         const BlockRange &range, const Codec &codec, const void *x, const float *residual, float *norms);
@@ -34,7 +42,20 @@ struct Variant {
         uint32_t *words);
     void (*decode)(
         const BlockRange &range, const Codec &codec, const uint32_t *words, const float *norms, double factor, void *out);
+    void (*pack)(
+        int64_t begin, int64_t end, int64_t numel, int dtype, const void *x, const float *compensation,
+        uint32_t *words);
+    void (*merge)(
+        int64_t begin, int64_t end, uint32_t first_word, uint32_t threshold, const DigitKeys &keys,
+        const uint32_t *row, uint32_t *merged);
+    void (*compensate)(
+        int64_t begin, int64_t end, int64_t numel, int dtype, const void *x, float *compensation,
+        const uint32_t *words, float scale);
+    void (*expand)(
+        int64_t begin, int64_t end, int64_t numel, const uint32_t *words, uint64_t positive, int itemsize, void *out);
 };
+
+const Variant &variant_of(int isa);
 
 extern const Variant baseline_variant;
 #if defined(__x86_64__)
