@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import io
 from collections.abc import Callable, Sequence
 
 import horovod.torch as hvd
@@ -43,6 +45,44 @@ def backward(parameters, step: int = 0, names: Sequence[str] | None = None, rank
         given = gradient(name, parameter.shape, rank, step, parameter.dtype)
         loss = loss + (parameter * given).sum().float()
     loss.backward()
+
+
+def run(parameters, optimizer, steps: int, first: int = 0) -> None:
+    """Steps with given gradients; SGD with rate 1, so parameters are minus the sum of all means."""
+    for step in range(first, first + steps):
+        backward(parameters, step)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def uninterrupted_and_resumed(compression, shapes, steps: int, load_first: bool):
+    """Parameters after twice ``steps``: in one go, and with the state saved half-way and loaded into a new optimizer.
+
+    load_first: the state is loaded before there is that optimizer.
+    """
+    parameters = make_parameters(shapes)
+    optimizer = make_optimizer(parameters, compression)
+    run(parameters, optimizer, steps)
+    file = io.BytesIO()
+    torch.save({"model": parameters, "compression": compression.state_dict()}, file)
+    run(parameters, optimizer, steps, first=steps)
+    uninterrupted = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    file.seek(0)
+    saved = torch.load(file, weights_only=False)
+    resumed = make_parameters(shapes)
+    for name, parameter in resumed.items():
+        parameter.data.copy_(saved["model"][name].detach())
+    # What a new process has: no optimizer that has stepped.
+    del optimizer, parameters
+    gc.collect()
+    if load_first:
+        compression.load_state_dict(saved["compression"])
+    optimizer = make_optimizer(resumed, compression)
+    if not load_first:
+        compression.load_state_dict(saved["compression"])
+    run(resumed, optimizer, steps, first=steps)
+    return uninterrupted, {name: parameter.detach() for name, parameter in resumed.items()}
 
 
 def mean_of(name, shape, dtype=torch.float32, step=0, ranks: Sequence[int] | None = None, over: int | None = None):

@@ -1,13 +1,11 @@
 """Error feedback under the optimizer, and state that is saved and loaded."""
 
 import copy
-import gc
-import io
 
 import horovod.torch as hvd
 import pytest
 import torch
-from rig import backward, gradient, make_optimizer, make_parameters
+from rig import backward, gradient, make_optimizer, make_parameters, run, uninterrupted_and_resumed
 
 from hvd_gqsgd.errors import DisagreementError, SettingsError
 from hvd_gqsgd.schemes.cutting import BUCKET_BYTES
@@ -22,14 +20,6 @@ def left_over(compression, optimizer_index=0):
 
 def mean_over_ranks(tensor, name):
     return hvd.allreduce(tensor, name=name)
-
-
-def run(parameters, optimizer, steps, first=0):
-    """Steps with given gradients; SGD with rate 1, so parameters are minus the sum of all means."""
-    for step in range(first, first + steps):
-        backward(parameters, step)
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 @pytest.mark.parametrize("shapes", [SHAPES, {"large": (3 * BUCKET_BYTES // 8 + 3,)}])
@@ -100,34 +90,13 @@ def test_named_allreduces_have_feedback(several):
 @pytest.mark.parametrize("load_first", [True, False])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(several, settings, load_first):
     compression = GlobalQSGD(bits=(Rule(bits=5, name="conv"), 4), seed=105, **settings)
-    parameters = make_parameters(SHAPES)
-    optimizer = make_optimizer(parameters, compression)
-    run(parameters, optimizer, 3)
-    file = io.BytesIO()
-    torch.save({"model": parameters, "compression": compression.state_dict()}, file)
-    run(parameters, optimizer, 3, first=3)
-    uninterrupted = {name: p.detach().clone() for name, p in parameters.items()}
-
-    file.seek(0)
-    saved = torch.load(file, weights_only=False)
-    again = make_parameters(SHAPES)
-    for name, parameter in again.items():
-        parameter.data.copy_(saved["model"][name].detach())
-    # What a new process has: no optimizer that has stepped.
-    del optimizer, parameters
-    gc.collect()
-    if load_first:
-        compression.load_state_dict(saved["compression"])
-    second = make_optimizer(again, compression)
-    if not load_first:
-        compression.load_state_dict(saved["compression"])
-    run(again, second, 3, first=3)
-    for name, parameter in again.items():
+    uninterrupted, resumed = uninterrupted_and_resumed(compression, SHAPES, 3, load_first)
+    for name, parameter in resumed.items():
         if name == "b" and several > 2:
             # Not compressed: from three ranks on, the order of Horovod's own sum depends on what it fuses.
-            assert torch.allclose(parameter.detach(), uninterrupted[name], atol=1e-6)
+            assert torch.allclose(parameter, uninterrupted[name], atol=1e-6)
         else:
-            assert torch.equal(parameter.detach(), uninterrupted[name]), name
+            assert torch.equal(parameter, uninterrupted[name]), name
 
 
 def test_loading_into_an_optimizer_that_has_stepped(several):

@@ -1,18 +1,18 @@
 """Schemes on the host keep the same contract as Global-QSGD over a ring: these tests run for each of them."""
 
 import copy
-import gc
-import io
 
 import horovod.torch as hvd
 import pytest
 import torch
-from rig import SHAPES, backward, gradient, make_optimizer, make_parameters
-from schemes import HOST, TWO_PHASE, UNBIASED
+from rig import SHAPES, backward, gradient, make_optimizer, make_parameters, run, uninterrupted_and_resumed
+from schemes import TWO_PHASE, schemes_of
 
+import hvd_gqsgd.torch
 from hvd_gqsgd.errors import DisagreementError, UnsupportedError
 from hvd_gqsgd.schemes.cutting import BUCKET_BYTES
 
+UNBIASED, HOST = schemes_of(hvd_gqsgd.torch)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
@@ -20,13 +20,6 @@ def everywhere(tensor, name="everywhere"):
     """Whether all ranks have the same tensor, NaN alike."""
     all_of_them = hvd.allgather(tensor[None].contiguous().float(), name=name)
     return torch.equal(all_of_them.nan_to_num(7e9), all_of_them[:1].expand_as(all_of_them).nan_to_num(7e9))
-
-
-def run(parameters, optimizer, steps, first=0):
-    for step in range(first, first + steps):
-        backward(parameters, step)
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 def relative_error(result, name, step=0, scale=1.0):
@@ -97,30 +90,10 @@ def test_what_is_not_finite_on_one_rank_is_nan_on_all_and_gone_in_the_next_step(
 @pytest.mark.parametrize("load_first", [True, False])
 @pytest.mark.parametrize("key", HOST)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(several, key, load_first):
-    compression = HOST[key](seed=305 + 1000 * load_first)
-    shapes = {"w": (3000,), "conv": (8, 3, 5, 10)}
-    parameters = make_parameters(shapes)
-    optimizer = make_optimizer(parameters, compression)
-    run(parameters, optimizer, 5)
-    file = io.BytesIO()
-    torch.save({"model": parameters, "compression": compression.state_dict()}, file)
-    run(parameters, optimizer, 5, first=5)
-    uninterrupted = {name: p.detach().clone() for name, p in parameters.items()}
-    file.seek(0)
-    saved = torch.load(file, weights_only=False)
-    again = make_parameters(shapes)
-    for name, parameter in again.items():
-        parameter.data.copy_(saved["model"][name].detach())
-    del optimizer, parameters
-    gc.collect()
-    if load_first:
-        compression.load_state_dict(saved["compression"])
-    second = make_optimizer(again, compression)
-    if not load_first:
-        compression.load_state_dict(saved["compression"])
-    run(again, second, 5, first=5)
-    for name, parameter in again.items():
-        assert torch.equal(parameter.detach(), uninterrupted[name]), name
+    compression, shapes = HOST[key](seed=305 + 1000 * load_first), {"w": (3000,), "conv": (8, 3, 5, 10)}
+    uninterrupted, resumed = uninterrupted_and_resumed(compression, shapes, 5, load_first)
+    for name, parameter in resumed.items():
+        assert torch.equal(parameter, uninterrupted[name]), name
 
 
 @pytest.mark.parametrize("key", HOST)

@@ -4,13 +4,16 @@ import horovod.tensorflow as hvd
 import numpy as np
 import pytest
 import tensorflow as tf
+from schemes import schemes_of
 from tf_rig import MODES, SHAPES, assert_same_on_all_ranks, gradient, gradients_of, make_variables, run
-from tf_schemes import HOST, UNBIASED
 
+import hvd_gqsgd.tensorflow
 from hvd_gqsgd.errors import DisagreementError, UnsupportedError
 from hvd_gqsgd.schemes.cutting import BUCKET_BYTES
 from hvd_gqsgd.tensorflow import traffic
 from hvd_gqsgd.tensorflow.state import CompressionState, _Memories
+
+UNBIASED, HOST = schemes_of(hvd_gqsgd.tensorflow)
 
 
 def large(results):

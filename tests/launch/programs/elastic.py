@@ -2,7 +2,7 @@
 
 elastic.py FOLDER [feedback|SCHEME]    writes FOLDER/sizes, the sizes that rank 0 saw, and with error feedback
                                        FOLDER/kept, how often it began a new world with something left over from the
-                                       one before; of one of schemes.HOST, all ranks have to have the same gradients
+                                       one before; of one of schemes.py, all ranks have to have the same gradients
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from pathlib import Path
 import horovod.torch as hvd
 import torch
 from rig import backward, finish_step, gradient, make_parameters
-from schemes import HOST
+from schemes import schemes_of
 
+import hvd_gqsgd.torch
 from hvd_gqsgd.torch import GlobalQSGD
 
 FOLDER = Path(sys.argv[1])
 MODE = sys.argv[2] if len(sys.argv) > 2 else "plain"
+SCHEMES = schemes_of(hvd_gqsgd.torch).every
 COMPRESSION = {
     "plain": GlobalQSGD,
     "feedback": lambda seed: GlobalQSGD(bits=4, error_feedback=True, seed=seed),
-    **HOST,
+    **SCHEMES,
 }[MODE](seed=0)
 PLANNED = [2, 3, 2]
 parameters = make_parameters()
@@ -76,7 +78,7 @@ def train(state: hvd.elastic.TorchState) -> None:
             backward(parameters, state.step)
             if MODE == "feedback":
                 finish_with_feedback(state.optimizer, state.step)
-            elif MODE in HOST:
+            elif MODE in SCHEMES:
                 finish_alike(state.optimizer)
             else:
                 finish_step(parameters, state.optimizer, state.step)
