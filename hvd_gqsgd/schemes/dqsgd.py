@@ -24,7 +24,8 @@ from hvd_gqsgd.errors import SettingsError
 from hvd_gqsgd.kernels.base import Buffer, Kernels
 from hvd_gqsgd.kernels.layout import NORMS_HEADER, WORDS_HEADER, Layout
 from hvd_gqsgd.maths import bit_rule
-from hvd_gqsgd.maths.bit_rule import Budget, Menu, State, Target, Width
+from hvd_gqsgd.maths.bit_menu import Menu, Width, log2
+from hvd_gqsgd.maths.bit_rule import Budget, State, Target
 from hvd_gqsgd.maths.dither import Turn
 from hvd_gqsgd.maths.lanes import lanes_per_word
 from hvd_gqsgd.maths.levels import max_lane_sum
@@ -156,14 +157,9 @@ class DQSGD(BlockScheme):
         layout = bucket.scratch["layout"]
         return measure(layout, bucket.norms, bucket.words, world.size, int(bucket.words[0]))
 
-    def bits_sent(self, bucket: Bucket) -> float:
-        """Bits of words per element in the last exchange of ``bucket``; NaN before the first."""
-        layout = bucket.scratch.get("layout")
-        return math.nan if layout is None else _wire_bits(layout)
-
     @property
     def _controller(self) -> Budget | Target:
-        shrinking = 0.0 if self.alpha is None else -bit_rule.log2(self.alpha) / 2
+        shrinking = 0.0 if self.alpha is None else -log2(self.alpha) / 2
         if self.target_error is not None:
             return Target(self.target_error, self.steps, shrinking)
         assert self.bits is not None
@@ -247,4 +243,4 @@ def _log2_norm(norms: np.ndarray) -> tuple[float | None, bool]:
     """
     finite = norms[np.isfinite(norms)].astype(np.float64)
     square = math.fsum((finite * finite).tolist())
-    return bit_rule.log2(square) / 2 if square else None, finite.size == norms.size
+    return log2(square) / 2 if square else None, finite.size == norms.size
