@@ -71,3 +71,23 @@ def test_no_number_of_ranks_is_an_error(hvd_train):
     done = hvd_train("python", "train.py")
     assert done.returncode == 2
     assert "hvd-train: error: the following arguments are required: -np" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (["node1", "node1 node2", "node2"], "hvd-train: these nodes do not answer any more: node3\n"),
+        (["node2 node3", "node1", ""], ""),
+    ],
+)
+def test_a_run_that_failed_names_the_nodes_that_never_answer(hvd_train, tmp_path, answers, said):
+    """answers: who answers each of the times that hvd-train asks after the run."""
+    (tmp_path / "horovodrun").write_text("#!/bin/sh\nexit 3\n")
+    for asked, nodes in enumerate(["node1 node2 node3", *answers]):
+        (tmp_path / f"answers.{asked}").write_text("".join(f"{node}:1\n" for node in nodes.split()))
+    (tmp_path / "asked").write_text("0\n")
+    stub = '#!/bin/sh\ncd "$(dirname "$0")"\nread -r n <asked\necho $((n + 1)) >asked\ncat "answers.$n"\n'
+    (tmp_path / "hvd-nodes").write_text(stub)
+    done = hvd_train("-np", "3", "true")
+    assert done.returncode == 3
+    assert done.stderr == said
