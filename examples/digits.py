@@ -14,13 +14,13 @@ from sklearn.model_selection import train_test_split
 
 COMPRESSIONS = ("none", "fp16", "gqsgd", "two_phase", "exponential", "dqsgd", "marsit", "gradiveq")
 #: Bits per element where --bits does not say.
-USUAL_BITS = {"gqsgd": 8, "two_phase": 8, "exponential": 8, "dqsgd": 4}
+USUAL_BITS = {"gqsgd": 8, "two_phase": 8, "exponential": 8}
 
 
 def parse_arguments(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compression", choices=COMPRESSIONS, default="gqsgd")
-    parser.add_argument("--bits", type=float, help="per element, of gqsgd, two_phase, exponential (8) and dqsgd (4)")
+    parser.add_argument("--bits", type=float, help="per element, of gqsgd, two_phase, exponential (8) and dqsgd")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=32, help="per rank")
     parser.add_argument("--lr", type=float, default=0.02, help="for one rank; multiplied by the number of ranks")

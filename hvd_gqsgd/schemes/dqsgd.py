@@ -36,7 +36,7 @@ from hvd_gqsgd.schemes.measure import Measured, measure
 RULES = ("nonconvex", "strongly_convex")
 #: The widest lanes for each number of them that a word has room for.
 WIDTHS = (2, 3, 4, 5, 6, 8, 10, 16)
-DEFAULT_BITS = 4.0
+LEAST_DEFAULT_BITS = 4.0
 MOST_STEPS = 1 << 40
 
 
@@ -45,7 +45,8 @@ class DQSGD(BlockScheme):
     """Settings of DQ-SGD. Write either ``bits`` or ``target_error``.
 
     bits: on the wire per element in the mean over the run, a real number from 2 to 16; norms, 32 / block_size, come
-        on top. 4.0 if there is no ``target_error``. n ranks need lanes of at least log2(n + 1) + 1 bits.
+        on top. n ranks need lanes of at least log2(n + 1) + 1 bits. None, without ``target_error``: what the second
+        narrowest lanes cost that hold a sum of n codes, and at least 4, so that there is one width to fall to.
     target_error: |error| / |mean gradient| to be expected in the first step. The absolute error then stays as it is
         there ("nonconvex"), so that bits follow log2 of the norm; no budget holds.
     rule: "nonconvex" makes the error the same in every step. "strongly_convex" lets it shrink by sqrt(alpha) in each,
@@ -77,10 +78,8 @@ class DQSGD(BlockScheme):
             )
         if self.target_error is not None:
             self._require_number("target_error", 0, math.inf, "0.1", open_ends=True)
-        else:
-            if self.bits is None:
-                object.__setattr__(self, "bits", DEFAULT_BITS)
-            self._require_number("bits", 32 / lanes_per_word(WIDTHS[0]), 32 / lanes_per_word(WIDTHS[-1]), "4.0")
+        elif self.bits is not None:
+            self._require_number("bits", _cost(WIDTHS[0]), _cost(WIDTHS[-1]), "4.0")
         convex = self.rule == "strongly_convex"
         if convex and (self.alpha is None or self.steps is None):
             raise SettingsError(
@@ -115,7 +114,7 @@ class DQSGD(BlockScheme):
                 f"DQSGD on {size} ranks: expected at most {max_lane_sum(WIDTHS[-1])}, whose codes add up in a lane of "
                 f"{WIDTHS[-1]} bits; use smaller process sets"
             )
-        least = 32 / lanes_per_word(_lanes_for(size)[0])
+        least = _cost(_lanes_for(size)[0])
         if self.bits is not None and self.bits < least:
             raise SettingsError(
                 f"DQSGD(bits={self.bits!r}) on {size} ranks: a sum of {size} codes takes {least:.4g} bits on the wire "
@@ -133,7 +132,7 @@ class DQSGD(BlockScheme):
         yield Max(both)
         turn = self._turn(bucket.read_header(), world)
         state = State.from_numbers(_whole(both[bucket.layout.norms_numel :]))
-        menu, rule = _menu(bucket, world.size), self._controller
+        menu, rule = _menu(bucket, world.size), self._controller(world.size)
         norm, finite = _log2_norm(bucket.norms[NORMS_HEADER:])
         choice = rule.choose(state, norm, menu)
         layout = bucket.scratch["layout"] = _layout(bucket, choice.width.bits)
@@ -157,13 +156,14 @@ class DQSGD(BlockScheme):
         layout = bucket.scratch["layout"]
         return measure(layout, bucket.norms, bucket.words, world.size, int(bucket.words[0]))
 
-    @property
-    def _controller(self) -> Budget | Target:
+    def _controller(self, size: int) -> Budget | Target:
         shrinking = 0.0 if self.alpha is None else -log2(self.alpha) / 2
         if self.target_error is not None:
             return Target(self.target_error, self.steps, shrinking)
-        assert self.bits is not None
-        return Budget(self.bits, self.steps, shrinking)
+        bits = self.bits
+        if bits is None:
+            bits = max(LEAST_DEFAULT_BITS, *map(_cost, _lanes_for(size)[:2]))
+        return Budget(bits, self.steps, shrinking)
 
     def _turn(self, step: int, world: World) -> Turn:
         return Turn(self.seed, step, world.rank, world.size)
@@ -186,6 +186,11 @@ class DQSGD(BlockScheme):
 def _lanes_for(size: int) -> list[int]:
     """Widths in which ``size`` ranks have a level, in rising order."""
     return [bits for bits in WIDTHS if max_lane_sum(bits) >= size]
+
+
+def _cost(bits: int) -> float:
+    """Bits on the wire per element of lanes of ``bits``, in words that are full."""
+    return 32 / lanes_per_word(bits)
 
 
 def _layout(bucket: Bucket, bits: int) -> Layout:

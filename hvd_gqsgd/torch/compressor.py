@@ -100,7 +100,7 @@ class Marsit(_Compressor, schemes.Marsit):
 class DQSGD(_Compressor, schemes.DQSGD):
     """DQ-SGD for horovod.torch: Global-QSGD whose width is chosen in every step, by the size of its gradient.
 
-        opt = hvd.DistributedOptimizer(opt, named_parameters=model.named_parameters(), compression=DQSGD(bits=4.0))
+        opt = hvd.DistributedOptimizer(opt, named_parameters=model.named_parameters(), compression=DQSGD)
 
     Settings (keyword only): bits=4.0 in the mean over the run, or target_error; rule="nonconvex", alpha, steps,
     block_size=256, rotation="hadamard", dither="correlated", error_feedback=False, min_numel=1024, seed=0, as in

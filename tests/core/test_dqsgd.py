@@ -269,7 +269,8 @@ def test_bad_settings(settings, said):
 
 
 def test_settings_are_as_written():
-    assert eval(repr(DQSGD())) == DQSGD() == DQSGD(bits=4)
+    assert eval(repr(DQSGD())) == DQSGD()
+    assert eval(repr(DQSGD(bits=4))) == DQSGD(bits=4) == DQSGD(bits=4.0)
     assert eval(repr(DQSGD(target_error=0.1))) == DQSGD(target_error=0.1)
     assert DQSGD(target_error=0.1).bits is None
     assert DQSGD(error_feedback=True).dither == "nearest"
@@ -277,9 +278,18 @@ def test_settings_are_as_written():
     assert DQSGD().on_host
 
 
+@pytest.mark.parametrize(("n", "bits"), [(1, 4), (2, 4), (3, 4), (4, 5.34), (8, 6.4), (16, 8), (32, 10.67), (511, 16)])
+def test_the_default_budget_leaves_a_width_to_fall_to(n, bits):
+    DQSGD().check_world(n)
+    world = Run(DQSGD(), n, (4096,))
+    for inputs in steps_of(n, 40, (4096,), falling=0):
+        world.mean(inputs)
+    assert np.mean(world.bits) == pytest.approx(bits, rel=0.03)
+
+
 def test_a_world_too_large_names_the_budget_that_works():
     with pytest.raises(SettingsError, match=r"bits=4\.0\) on 8 ranks.*5\.333 bits.*budget of 4; write bits=5\.4"):
-        DQSGD().check_world(8)
+        DQSGD(bits=4).check_world(8)
     DQSGD(bits=5.4).check_world(8)
     DQSGD(target_error=0.1).check_world(8)
     with pytest.raises(SettingsError, match=r"40000 ranks.*at most 32767"):
