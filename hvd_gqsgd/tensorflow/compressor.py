@@ -83,9 +83,10 @@ class DQSGD(_Compressor, schemes.DQSGD):
         tape = hvd.DistributedGradientTape(tape, compression=DQSGD)
         opt = hvd.DistributedOptimizer(opt, compression=DQSGD)
 
-    Settings (keyword only): bits=4.0 in the mean over the run, or target_error; rule="nonconvex", alpha, steps,
-    block_size=256, rotation="hadamard", dither="correlated", error_feedback=False, min_numel=1024, seed=0, as in
-    ``schemes.DQSGD``. What it chose is ``bits`` of ``telemetry.StepReport``.
+    Settings (keyword only): bits in the mean over the run, 4 and for four ranks and more what they need, or
+    target_error; rule="nonconvex", alpha, steps, block_size=256, rotation="hadamard", dither="correlated",
+    error_feedback=False, min_numel=1024, seed=0, as in ``schemes.DQSGD``. What it chose is ``bits`` of
+    ``telemetry.StepReport``.
 
     Raises as GlobalQSGD.
 
