@@ -1,17 +1,10 @@
-"""hvd.DistributedGradientTape in tf.function: traced once, called often, called in one another."""
+"""hvd.DistributedGradientTape in tf.function: traced once, called often, in one another; what a call finds anew."""
 
 import horovod.tensorflow as hvd
 import numpy as np
 import pytest
 import tensorflow as tf
-from tf_rig import (
-    assert_are_means,
-    assert_is_mean,
-    gradient,
-    gradients_of,
-    make_variables,
-    run,
-)
+from tf_rig import assert_are_means, assert_is_mean, gradient, gradients_of, make_variables, run
 
 from hvd_gqsgd.tensorflow import GlobalQSGD
 
